@@ -1,0 +1,184 @@
+"""Which implementation of an operator runs: rows of data, evaluated inside the registered operator.
+
+Each operator has a :class:`Table` of :class:`Row` in order of preference. A row says for given arguments why it cannot run, or
+None; the first row that can is taken. Because the table is consulted inside the operator's implementation, ``torch.compile``
+sees one opaque operator whatever runs. There is no silent fallback: a row that was taken and fails raises.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+BACKENDS = ("cuda", "cpu", "triton", "reference")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One implementation: ``can_run(*args)`` gives None or the reason why not; ``run(*args)`` computes."""
+
+    name: str
+    can_run: Callable[..., str | None]
+    run: Callable[..., Any]
+
+
+class _Forced:
+    """The backend that ``use_backend`` forces.
+
+    Process-wide, not thread-local: backward on CUDA runs in autograd's own threads, where a thread-local would be invisible.
+    """
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.stack: list[str] = []
+        self.name: str | None = None
+
+
+_forced = _Forced()
+
+
+@contextmanager
+def use_backend(name: str) -> Iterator[None]:
+    """Force one backend for every gankern operator: ``with gankern.use_backend("reference"): ...``
+
+    Args:
+        name: 'reference', 'cpu', 'triton' or 'cuda'.
+
+    An operator that cannot run on it raises RuntimeError with the reason. The setting is process-wide (it also holds in
+    autograd's threads), meant for tests and comparisons. Operators that have no such row at all (a composition of others)
+    are not affected themselves.
+
+    Raises:
+        ValueError: ``name`` is not a backend.
+    """
+    if name not in BACKENDS:
+        raise ValueError(f"use_backend: name must be one of {', '.join(map(repr, sorted(BACKENDS)))}, got {name!r}")
+    with _forced.lock:
+        _forced.stack.append(name)
+        _forced.name = name
+    try:
+        yield
+    finally:
+        with _forced.lock:
+            # Contexts of several threads may end in any order: remove the youngest entry of this name.
+            index = len(_forced.stack) - 1 - _forced.stack[::-1].index(name)
+            del _forced.stack[index]
+            _forced.name = _forced.stack[-1] if _forced.stack else None
+
+
+def forced_backend() -> str | None:
+    """The backend that ``use_backend`` forces now, or None."""
+    return _forced.name
+
+
+class Table:
+    """The implementations of one operator, in order of preference. Calling it runs the chosen one."""
+
+    def __init__(self, op: str, rows: Sequence[Row]) -> None:
+        self.op = op
+        self.rows = list(rows)
+
+    def row(self, name: str) -> Row | None:
+        """The row of that name, or None."""
+        return next((row for row in self.rows if row.name == name), None)
+
+    def choose(self, *args: Any) -> Row:
+        """The row that serves these arguments.
+
+        Raises:
+            RuntimeError: a forced backend cannot run, or none can.
+        """
+        forced = _forced.name
+        if forced is not None:
+            row = self.row(forced)
+            reason = "there is no such implementation" if row is None else row.can_run(*args)
+            if row is None or reason is not None:
+                raise RuntimeError(f"gankern.{self.op}: backend {forced!r} is forced by use_backend but cannot run: {reason}")
+            return row
+        reasons = []
+        for row in self.rows:
+            reason = row.can_run(*args)
+            if reason is None:
+                return row
+            reasons.append(f"{row.name}: {reason}")
+        raise RuntimeError(f"gankern.{self.op}: no backend can run; " + "; ".join(reasons))
+
+    def __call__(self, *args: Any) -> Any:
+        return self.choose(*args).run(*args)
+
+
+@dataclass
+class OpSpec:
+    """Everything that generic code (tests, opcheck, benchmarks, ``explain``, ``gankern check``) needs to know of an op.
+
+    Attributes:
+        name: the public name, also the operator's name in torch.ops.gankern.
+        public: the function that users call.
+        reference: the law: pure PyTorch, same signature as ``public``.
+        prepare: validates public arguments and gives the registered operator's positional arguments.
+        table: its dispatch rows, or None where ``public`` only composes other operators.
+        samples: named inputs (``gankern._samples.Sample``).
+        derivative_order: highest order of differentiation that the kernels serve (None: any).
+    """
+
+    name: str
+    public: Callable[..., Any]
+    reference: Callable[..., Any]
+    prepare: Callable[..., tuple[Any, ...]]
+    table: Table
+    samples: Sequence[Any] = field(default_factory=list)
+    derivative_order: int | None = None
+
+
+OPS: dict[str, OpSpec] = {}
+
+
+def register(spec: OpSpec) -> None:
+    """Make an op known to ``explain``, the contract tests, ``gankern check`` and the benchmarks."""
+    if spec.name in OPS:
+        raise ValueError(f"register: the op {spec.name!r} is registered already")
+    OPS[spec.name] = spec
+
+
+def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str, str | None]]:
+    """Print why each backend was or was not taken for ``op(*args, **kwargs)``, without running it.
+
+    Args:
+        op: a public function of ``gankern.ops``, for example ``gankern.ops.upfirdn2d``.
+
+    Returns:
+        (backend, reason) in order of preference; the reason is None for every backend that can run. The first of those is
+        taken unless ``use_backend`` forces another.
+
+    Raises:
+        ValueError: ``op`` is not an operator of gankern, or its arguments are invalid.
+    """
+    spec = next((spec for spec in OPS.values() if spec.public is op), None)
+    if spec is None:
+        known = ", ".join(sorted(OPS))
+        raise ValueError(f"explain: op must be a public operator of gankern.ops ({known}), got {op!r}")
+    prepared = spec.prepare(*args, **kwargs)
+    result = [(row.name, row.can_run(*prepared)) for row in spec.table.rows]
+    forced = _forced.name
+    taken = forced or next((name for name, reason in result if reason is None), None)
+    shape = ", ".join(f"{list(a.shape)} {str(a.dtype).removeprefix('torch.')} on {a.device}" for a in prepared if is_tensor(a))
+    print(f"gankern.{spec.name}({shape})" + (f"  [use_backend({forced!r})]" if forced else ""))
+    for name, reason in result:
+        state = "taken" if name == taken and reason is None else "can run" if reason is None else f"no: {reason}"
+        print(f"  {name:10s} {state}")
+    return result
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether ``value`` is a tensor."""
+    return isinstance(value, torch.Tensor)
+
+
+def functorch_active() -> bool:
+    """Whether a functorch transform (vmap, grad, jvp) is active: operators then take their differentiable reference."""
+    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()

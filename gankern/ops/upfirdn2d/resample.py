@@ -1,0 +1,158 @@
+"""Filters and the common uses of upfirdn2d: filter2d, upsample2d, downsample2d."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from gankern import _validate
+from gankern.ops.upfirdn2d import arguments
+from gankern.ops.upfirdn2d.op import upfirdn2d
+
+
+def setup_filter(
+    f: Tensor | Sequence[float] | Sequence[Sequence[float]] | float | None,
+    device: torch.device | str = "cpu",
+    normalize: bool = True,
+    flip_filter: bool = False,
+    gain: float = 1,
+    separable: bool | None = None,
+) -> Tensor:
+    """Make filter taps ready for :func:`upfirdn2d`.
+
+    Args:
+        f: taps as a tensor, array or nested list: [taps] or [taps_y, taps_x]; a number is one tap; None is an impulse.
+        device: device of the result. Default 'cpu'.
+        normalize: scale the taps to a sum of 1 (before ``gain``). Default True.
+        flip_filter: reverse the taps. Default False.
+        gain: overall factor of the 2-D filter: 1-D taps, which act twice, get its square root. Default 1.
+        separable: True keeps 1-D taps 1-D, False makes their outer product. Default None: separable from 8 taps on.
+
+    Returns:
+        float32 taps on ``device``: [taps] if kept separable, else [taps_y, taps_x].
+
+    Raises:
+        TypeError, ValueError: the taps are not numbers, empty, of more than 2 dimensions, sum to 0 under ``normalize``, or are
+            2-D although ``separable=True``.
+    """
+    op = "setup_filter"
+    try:
+        taps = torch.as_tensor(1 if f is None else f).detach().to(dtype=torch.float32, device=device)
+    except (TypeError, ValueError) as error:
+        raise TypeError(f"{op}: f must hold numbers as [taps] or [taps_y, taps_x], got {type(f).__name__}: {error}") from error
+    if taps.dim() == 0:
+        taps = taps[None]
+    if taps.dim() > 2 or taps.numel() == 0:
+        raise ValueError(f"{op}: f must be [taps] or [taps_y, taps_x] with at least one tap, got {list(taps.shape)}")
+    gain = _validate.number(op, "gain", gain)
+    if separable is None:
+        separable = taps.dim() == 1 and taps.numel() >= 8
+    if separable and taps.dim() == 2:
+        raise ValueError(f"{op}: separable=True takes 1-D taps, got {list(taps.shape)}")
+    if separable and gain < 0:
+        raise ValueError(f"{op}: gain of a separable filter must not be negative (its taps get the square root), got {gain}")
+    if taps.dim() == 1 and not separable:
+        taps = taps[:, None] * taps[None, :]
+    if normalize:
+        total = taps.sum()
+        if float(total) == 0:
+            raise ValueError(f"{op}: normalize=True needs taps with a sum other than 0")
+        taps = taps / total
+    if flip_filter:
+        taps = taps.flip(list(range(taps.dim())))
+    return (taps * gain ** (taps.dim() / 2)).contiguous()
+
+
+def filter2d(
+    x: Tensor, f: Tensor | None, padding: int | Sequence[int] = 0, flip_filter: bool = False, gain: float = 1
+) -> Tensor:
+    """Filter images; the output has the size of the input, plus ``padding``.
+
+    Args:
+        x: images [N, C, H, W].
+        f: taps as for :func:`upfirdn2d`.
+        padding: pixels on top of those that keep the size: an int, [x, y] or [x0, x1, y0, y1]. Default 0.
+        flip_filter: False is convolution, True is correlation. Default False.
+        gain: factor on the result. Default 1.
+
+    Returns:
+        [N, C, H + y0 + y1, W + x0 + x1]. Gradients of any order, as :func:`upfirdn2d`.
+
+    Raises:
+        TypeError, ValueError: as :func:`upfirdn2d`.
+    """
+    op = "filter2d"
+    arguments.check_filter(op, f)
+    pad = arguments.paddings(op, padding)
+    taps_x, taps_y = arguments.filter_size(f)
+    own = [taps_x // 2, (taps_x - 1) // 2, taps_y // 2, (taps_y - 1) // 2]
+    return upfirdn2d(x, f, padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)
+
+
+def upsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    up: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Upsample images by integer factors; the output has ``up`` times the size of the input, plus ``padding``.
+
+    Args:
+        x: images [N, C, H, W].
+        f: taps as for :func:`upfirdn2d`.
+        up: factor, an int or [x, y]. Default 2.
+        padding: pixels of the output on top of those that keep the size: an int, [x, y] or [x0, x1, y0, y1]. Default 0.
+        flip_filter: False is convolution, True is correlation. Default False.
+        gain: factor on the result, times up_x * up_y (which keeps the brightness of the input). Default 1.
+
+    Returns:
+        [N, C, H * up_y + y0 + y1, W * up_x + x0 + x1]. Gradients of any order, as :func:`upfirdn2d`.
+
+    Raises:
+        TypeError, ValueError: as :func:`upfirdn2d`.
+    """
+    op = "upsample2d"
+    arguments.check_filter(op, f)
+    up_x, up_y = arguments.factors(op, "up", up)
+    pad = arguments.paddings(op, padding)
+    taps_x, taps_y = arguments.filter_size(f)
+    own = [(taps_x + up_x - 1) // 2, (taps_x - up_x) // 2, (taps_y + up_y - 1) // 2, (taps_y - up_y) // 2]
+    gain = _validate.number(op, "gain", gain) * up_x * up_y
+    return upfirdn2d(x, f, up=[up_x, up_y], padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)
+
+
+def downsample2d(
+    x: Tensor,
+    f: Tensor | None,
+    down: int | Sequence[int] = 2,
+    padding: int | Sequence[int] = 0,
+    flip_filter: bool = False,
+    gain: float = 1,
+) -> Tensor:
+    """Filter images and keep every ``down``-th pixel; the output has 1 / ``down`` of the size of the input plus ``padding``.
+
+    Args:
+        x: images [N, C, H, W].
+        f: taps as for :func:`upfirdn2d`.
+        down: factor, an int or [x, y]. Default 2.
+        padding: pixels of the input on top of those that keep the size: an int, [x, y] or [x0, x1, y0, y1]. Default 0.
+        flip_filter: False is convolution, True is correlation. Default False.
+        gain: factor on the result. Default 1.
+
+    Returns:
+        [N, C, H / down_y, W / down_x] for sizes that divide. Gradients of any order, as :func:`upfirdn2d`.
+
+    Raises:
+        TypeError, ValueError: as :func:`upfirdn2d`.
+    """
+    op = "downsample2d"
+    arguments.check_filter(op, f)
+    down_x, down_y = arguments.factors(op, "down", down)
+    pad = arguments.paddings(op, padding)
+    taps_x, taps_y = arguments.filter_size(f)
+    own = [(taps_x - down_x + 1) // 2, (taps_x - down_x) // 2, (taps_y - down_y + 1) // 2, (taps_y - down_y) // 2]
+    return upfirdn2d(x, f, down=[down_x, down_y], padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)

@@ -1,0 +1,110 @@
+"""The contract that every op, backend and sample is held to: forward, first and second derivative against float64.
+
+Shared by ``tests/test_contract.py`` and ``gankern check``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern._dispatch import OpSpec, use_backend
+from gankern._layout import memory_format
+from gankern._samples import Sample
+from gankern.testing.compare import Comparison, compare
+from gankern.testing.poison import poisoned_memory
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one check found: 'forward', 'vjp x' or 'double vjp x' (or another argument's name), and the comparison."""
+
+    what: str
+    comparison: Comparison
+
+
+@dataclass(frozen=True)
+class Values:
+    """Output, gradients of <output, v>, and gradients of <those gradients, u> in the arguments and in v."""
+
+    output: Tensor
+    first: dict[str, Tensor | None]
+    second: dict[str, Tensor | None]
+
+
+def _like(tensors: list[Tensor], seed: int) -> list[Tensor]:
+    """Random tensors of the same shapes and dtypes, the same numbers whatever dtype and device."""
+    generator = torch.Generator().manual_seed(seed)
+    made = []
+    for t in tensors:
+        values = torch.randn(t.shape, generator=generator, dtype=torch.float64)
+        made.append(values.to(t.dtype).to(t.device, memory_format=torch.preserve_format))
+    return made
+
+
+def derivatives(function: Callable[..., Tensor], kwargs: dict[str, Any], names: tuple[str, ...], order: int = 2) -> Values:
+    """Values and derivatives up to ``order`` (0, 1 or 2) of ``function(**kwargs)`` in the arguments ``names``.
+
+    The cotangents are random but the same for every backend and dtype.
+    """
+    output = function(**kwargs)
+    if order == 0 or not names:
+        return Values(output, {}, {})
+    leaves = [kwargs[name] for name in names]
+    (v,) = _like([output], seed=1)
+    v.requires_grad_(order > 1)
+    first = torch.autograd.grad(output, leaves, v, create_graph=order > 1, allow_unused=True)
+    if order == 1:
+        return Values(output, dict(zip(names, first, strict=True)), {})
+    present = [g for g in first if g is not None]
+    second = torch.autograd.grad(present, [v, *leaves], _like(present, seed=2), allow_unused=True)
+    return Values(output, dict(zip(names, first, strict=True)), dict(zip(("cotangent", *names), second, strict=True)))
+
+
+def in_float64(kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The same (already rounded) inputs in float64."""
+    return {
+        k: v.detach().to(torch.float64).requires_grad_(v.requires_grad) if isinstance(v, Tensor) and v.is_floating_point() else v
+        for k, v in kwargs.items()
+    }
+
+
+def check_sample(
+    spec: OpSpec, sample: Sample, backend: str | None, dtype: torch.dtype, layout: str, device: str = "cpu", order: int = 2
+) -> list[Outcome]:
+    """Hold one backend (None: what dispatch takes) to the float64 reference on one sample, in poisoned memory."""
+    kwargs = sample.inputs(dtype, layout, device)
+    truth = derivatives(spec.reference, in_float64(sample.inputs(dtype, layout)), sample.differentiable, order)
+    half = dtype in (torch.bfloat16, torch.float16)
+    eager = derivatives(spec.reference, sample.inputs(dtype, layout), sample.differentiable, order) if half else None
+    with poisoned_memory():
+        if backend is None:
+            result = derivatives(spec.public, kwargs, sample.differentiable, order)
+        else:
+            with use_backend(backend):
+                result = derivatives(spec.public, kwargs, sample.differentiable, order)
+    outcomes = [Outcome("forward", compare(result.output, truth.output, eager and eager.output))]
+    if result.output.dtype != dtype:
+        outcomes.append(Outcome("dtype", Comparison(0, 0, 0, f"{result.output.dtype} instead of {dtype}")))
+    if memory_format(result.output) != memory_format(kwargs["x"]) and result.output.numel() > 1:
+        outcomes.append(Outcome("layout", Comparison(0, 0, 0, f"{memory_format(result.output)} from {layout}")))
+    for title, mine, right, eagers in (
+        ("vjp", result.first, truth.first, eager and eager.first),
+        ("double vjp", result.second, truth.second, eager and eager.second),
+    ):
+        for name, value in mine.items():
+            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers and eagers[name])))
+    return outcomes
+
+
+def compare_gradient(result: Tensor | None, truth: Tensor | None, eager: Tensor | None) -> Comparison:
+    """As :func:`compare`, but an absent gradient and one of zeros are the same."""
+    if result is None and truth is not None and not truth.any():
+        return Comparison(0.0, 0.0, 0.0)
+    if truth is None and result is not None and not result.any():
+        return Comparison(0.0, 0.0, 0.0)
+    return compare(result, truth, eager)

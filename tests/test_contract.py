@@ -1,0 +1,266 @@
+"""What every op must do on every backend: generic over ops, backends and samples. A new op is picked up by itself.
+
+The backends of a process: reference and cpu always; cuda and triton on a GPU; without one, cuda through the emulation in
+tests/cuda_emulation, and triton in a process of its own with TRITON_INTERPRET=1 (``test_triton_interpreter.py`` starts it).
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from conftest import HAS_GPU, INTERPRETED
+
+import gankern
+from gankern._dispatch import OPS, OpSpec
+from gankern._samples import DTYPES, LAYOUTS, Sample
+from gankern.testing import check_sample, derivatives
+
+DTYPE_IDS = {dtype: str(dtype).removeprefix("torch.") for dtype in DTYPES}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A backend as this process runs it."""
+
+    name: str
+    device: str = "cpu"
+    emulated: bool = False
+
+    def __str__(self) -> str:
+        return self.name + ("-emulated" if self.emulated else "")
+
+
+def backends() -> list[Backend]:
+    if INTERPRETED:
+        return [Backend("triton")]
+    found = [Backend("reference"), Backend("cpu")]
+    if HAS_GPU:
+        found += [Backend("reference", "cuda"), Backend("cuda", "cuda"), Backend("triton", "cuda")]
+    else:
+        found.append(Backend("cuda", "cpu", emulated=True))
+    return found
+
+
+def ids(value: Any) -> str | None:
+    if isinstance(value, Backend):
+        return str(value) + ("-gpu" if value.device == "cuda" else "")
+    return DTYPE_IDS.get(value) if isinstance(value, torch.dtype) else None
+
+
+CASES = [
+    pytest.param(spec, sample, id=f"{spec.name}-{sample.name}")
+    for spec in OPS.values()
+    for sample in spec.samples
+    if "contract" in sample.tags
+]
+CHECKS = [
+    pytest.param(spec, sample, id=f"{spec.name}-{sample.name}")
+    for spec in OPS.values()
+    for sample in spec.samples
+    if "check" in sample.tags
+]
+SPECS = [pytest.param(spec, id=spec.name) for spec in OPS.values()]
+
+
+@pytest.fixture(params=backends(), ids=ids)
+def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
+    case: Backend = request.param
+    with ExitStack() as stack:
+        if case.emulated:
+            stack.enter_context(emulated_cuda())
+        elif case.name == "cpu" and not gankern.NATIVE.cpu:
+            pytest.skip(f"no native CPU kernels: {gankern.NATIVE.reason('cpu')}")
+        elif case.name == "cuda" and not gankern.NATIVE.cuda:
+            pytest.skip(f"no native CUDA kernels: {gankern.NATIVE.reason('cuda')}")
+        yield case
+
+
+def emulated_cuda() -> Any:
+    from cuda_emulation import harness
+
+    if (missing := harness.missing()) and not os.environ.get("GANKERN_REQUIRE_EMULATION"):
+        pytest.skip(f"CUDA emulation: {missing}")
+    harness.load()
+    return harness.install_rows()
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", DTYPES, ids=ids)
+@pytest.mark.parametrize("spec, sample", CASES)
+def test_forward_and_derivatives(spec: OpSpec, sample: Sample, dtype: torch.dtype, layout: str, backend: Backend) -> None:
+    if layout not in sample.layouts:
+        pytest.skip(f"{sample.name} has no {layout} form")
+    if spec.table.row(backend.name) is None:
+        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    if dtype == torch.float64 and backend.name in ("triton", "cuda") and "no_float64_gpu" in sample.tags:
+        pytest.skip("refused by a dispatch row: float64 products on a GPU")
+    outcomes = check_sample(spec, sample, backend.name, dtype, layout, backend.device)
+    failed = [f"{o.what}: {o.comparison}" for o in outcomes if not o.comparison.ok]
+    assert not failed, "\n".join(failed)
+
+
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_gradcheck(spec: OpSpec, sample: Sample, backend: Backend) -> None:
+    """Against finite differences, in float64, first and second order."""
+    if spec.table.row(backend.name) is None:
+        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    kwargs = sample.inputs(torch.float64, device=backend.device)
+
+    def function(*leaves: torch.Tensor) -> torch.Tensor:
+        return spec.public(**{**kwargs, **dict(zip(sample.differentiable, leaves, strict=True))})
+
+    leaves = [kwargs[name] for name in sample.differentiable]
+    with gankern.use_backend(backend.name):
+        assert torch.autograd.gradcheck(function, leaves, fast_mode=True)
+        assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
+
+
+@pytest.mark.skipif(INTERPRETED, reason="opcheck is about registration, not about kernels")
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_opcheck(spec: OpSpec, sample: Sample, layout: str) -> None:
+    operator = getattr(torch.ops.gankern, spec.name).default
+    torch.library.opcheck(operator, spec.prepare(**sample.inputs(torch.float32, layout)))
+
+
+@pytest.mark.skipif(INTERPRETED, reason="torch.compile is tested in the main process")
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_compile_fullgraph(spec: OpSpec, sample: Sample) -> None:
+    """One graph, forward and backward, with static and with dynamic shapes."""
+    kwargs = sample.inputs(torch.float64)
+    plain = derivatives(spec.public, kwargs, sample.differentiable, order=1)
+    for dynamic in (False, True):
+        torch._dynamo.reset()
+        compiled = torch.compile(spec.public, fullgraph=True, backend="aot_eager", dynamic=dynamic)
+        result = derivatives(compiled, kwargs, sample.differentiable, order=1)
+        torch.testing.assert_close(result.output, plain.output)
+        for name in sample.differentiable:
+            torch.testing.assert_close(result.first[name], plain.first[name])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="torch.compile is tested in the main process")
+@pytest.mark.slow
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_compile_inductor(spec: OpSpec, sample: Sample) -> None:
+    kwargs = sample.inputs(torch.float32)
+    plain = derivatives(spec.public, kwargs, sample.differentiable, order=1)
+    torch._dynamo.reset()
+    result = derivatives(torch.compile(spec.public, fullgraph=True), kwargs, sample.differentiable, order=1)
+    torch.testing.assert_close(result.output, plain.output)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_second_derivative_inside_one_graph(spec: OpSpec) -> None:
+    """A gradient penalty wholly inside one compiled graph, where this torch can trace autograd.grad."""
+    if INTERPRETED or not hasattr(torch._dynamo.config, "trace_autograd_ops"):
+        pytest.skip("this torch cannot trace autograd.grad inside a graph")
+    sample = next(s for s in spec.samples if "check" in s.tags)
+    kwargs = sample.inputs(torch.float64)
+
+    def penalty(x: torch.Tensor) -> torch.Tensor:
+        y = spec.public(**{**kwargs, "x": x})
+        (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        return g.square().sum()
+
+    x = kwargs["x"]
+    (plain,) = torch.autograd.grad(penalty(x), x)
+    torch._dynamo.reset()
+    with torch._dynamo.config.patch(trace_autograd_ops=True):
+        (result,) = torch.autograd.grad(torch.compile(penalty, fullgraph=True, backend="aot_eager")(x), x)
+    torch.testing.assert_close(result, plain)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_reference_has_the_public_signature(spec: OpSpec) -> None:
+    assert inspect.signature(spec.public) == inspect.signature(spec.reference)
+
+
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_awkward_strides(spec: OpSpec, sample: Sample, backend: Backend) -> None:
+    """Views that are shifted by one element, sliced, transposed or expanded give what their copies give."""
+    if spec.table.row(backend.name) is None:
+        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    kwargs = sample.inputs(torch.float32, device=backend.device)
+    x = kwargs["x"].detach()
+    n, c, h, w = x.shape
+    wide = torch.randn(n, c + 1, h + 2, w + 3, device=x.device)
+    views = {
+        "shifted": wide[:, 1:, 1 : h + 1, 1 : w + 1],
+        "every second": torch.randn(n, c, h, 2 * w, device=x.device)[..., ::2],
+        "transposed": torch.randn(n, c, w, h, device=x.device).transpose(2, 3),
+        "expanded": torch.randn(n, 1, h, w, device=x.device).expand(n, c, h, w),
+        "channels_last slice": wide.contiguous(memory_format=torch.channels_last)[:, 1:, 1 : h + 1, 1 : w + 1],
+        "batch first last": torch.randn(c, h, w, n, device=x.device).permute(3, 0, 1, 2),
+    }
+    for name, view in views.items():
+        with gankern.use_backend(backend.name):
+            result = spec.public(**{**kwargs, "x": view})
+            expected = spec.public(**{**kwargs, "x": view.clone(memory_format=torch.contiguous_format)})
+        torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
+
+
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_deterministic(spec: OpSpec, sample: Sample, backend: Backend) -> None:
+    """The same bits from run to run and for any number of threads."""
+    if spec.table.row(backend.name) is None:
+        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    threads = torch.get_num_threads()
+    runs = []
+    try:
+        for count in (threads, threads, 1):
+            torch.set_num_threads(count)
+            with gankern.use_backend(backend.name):
+                kwargs = sample.inputs(torch.float32, device=backend.device)
+                runs.append(derivatives(spec.public, kwargs, sample.differentiable, order=1))
+    finally:
+        torch.set_num_threads(threads)
+    for run in runs[1:]:
+        assert torch.equal(run.output, runs[0].output)
+        for name, value in run.first.items():
+            assert torch.equal(value, runs[0].first[name])
+
+
+@pytest.mark.skipif(INTERPRETED, reason="no kernel runs under a transform")
+@pytest.mark.parametrize("spec", SPECS)
+def test_functorch(spec: OpSpec) -> None:
+    sample = next(s for s in spec.samples if "check" in s.tags)
+    kwargs = sample.inputs(torch.float64)
+    x = kwargs.pop("x").detach()
+    stack = torch.stack([x, 2 * x, x.flip(0)])
+    mapped = torch.vmap(lambda z: spec.public(x=z, **kwargs))(stack)
+    torch.testing.assert_close(mapped, torch.stack([spec.public(x=z, **kwargs) for z in stack]))
+    functional = torch.func.grad(lambda z: spec.public(x=z, **kwargs).square().sum())(x)
+    leaf = x.clone().requires_grad_()
+    (ordinary,) = torch.autograd.grad(spec.public(x=leaf, **kwargs).square().sum(), leaf)
+    torch.testing.assert_close(functional, ordinary)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_autocast(spec: OpSpec, backend: Backend) -> None:
+    """Under autocast an op computes in the dtype of its input: nothing is cast behind the user's back."""
+    if spec.table.row(backend.name) is None:
+        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    sample = next(s for s in spec.samples if "check" in s.tags)
+    for dtype in (torch.float32, torch.bfloat16):
+        kwargs = sample.inputs(dtype, device=backend.device)
+        with gankern.use_backend(backend.name):
+            plain = spec.public(**kwargs)
+            with torch.autocast(backend.device, dtype=torch.bfloat16):
+                result = spec.public(**kwargs)
+        assert result.dtype == plain.dtype
+        assert torch.equal(result, plain)
+
+
+def test_every_contract_has_a_sample() -> None:
+    for spec in OPS.values():
+        tags = set().union(*(s.tags for s in spec.samples))
+        assert {"contract", "check", "quick"} <= tags, f"{spec.name} needs samples tagged contract, check and quick"
+        names = [s.name for s in spec.samples]
+        assert len(names) == len(set(names))
