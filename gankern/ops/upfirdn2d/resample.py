@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -83,12 +84,13 @@ def filter2d(
     Raises:
         TypeError, ValueError: as :func:`upfirdn2d`.
     """
-    op = "filter2d"
-    arguments.check_filter(op, f)
-    pad = arguments.paddings(op, padding)
-    taps_x, taps_y = arguments.filter_size(f)
-    own = [taps_x // 2, (taps_x - 1) // 2, taps_y // 2, (taps_y - 1) // 2]
-    return upfirdn2d(x, f, padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)
+    return upfirdn2d(x, f, flip_filter=flip_filter, **filter2d_arguments(f, padding, gain))
+
+
+def filter2d_arguments(f: Tensor | None, padding: int | Sequence[int], gain: float) -> dict[str, Any]:
+    """up, down, padding and gain of the :func:`upfirdn2d` that is ``filter2d``."""
+    pad = _resampling_padding("filter2d", f, padding, lambda taps, _: (taps // 2, (taps - 1) // 2), (1, 1))
+    return {"padding": pad, "gain": gain}
 
 
 def upsample2d(
@@ -115,14 +117,15 @@ def upsample2d(
     Raises:
         TypeError, ValueError: as :func:`upfirdn2d`.
     """
+    return upfirdn2d(x, f, flip_filter=flip_filter, **upsample2d_arguments(f, up, padding, gain))
+
+
+def upsample2d_arguments(f: Tensor | None, up: int | Sequence[int], padding: int | Sequence[int], gain: float) -> dict[str, Any]:
+    """up, down, padding and gain of the :func:`upfirdn2d` that is ``upsample2d``."""
     op = "upsample2d"
-    arguments.check_filter(op, f)
-    up_x, up_y = arguments.factors(op, "up", up)
-    pad = arguments.paddings(op, padding)
-    taps_x, taps_y = arguments.filter_size(f)
-    own = [(taps_x + up_x - 1) // 2, (taps_x - up_x) // 2, (taps_y + up_y - 1) // 2, (taps_y - up_y) // 2]
-    gain = _validate.number(op, "gain", gain) * up_x * up_y
-    return upfirdn2d(x, f, up=[up_x, up_y], padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)
+    factors = arguments.factors(op, "up", up)
+    pad = _resampling_padding(op, f, padding, lambda taps, u: ((taps + u - 1) // 2, (taps - u) // 2), factors)
+    return {"up": list(factors), "padding": pad, "gain": _validate.number(op, "gain", gain) * factors[0] * factors[1]}
 
 
 def downsample2d(
@@ -149,10 +152,29 @@ def downsample2d(
     Raises:
         TypeError, ValueError: as :func:`upfirdn2d`.
     """
+    return upfirdn2d(x, f, flip_filter=flip_filter, **downsample2d_arguments(f, down, padding, gain))
+
+
+def downsample2d_arguments(
+    f: Tensor | None, down: int | Sequence[int], padding: int | Sequence[int], gain: float
+) -> dict[str, Any]:
+    """up, down, padding and gain of the :func:`upfirdn2d` that is ``downsample2d``."""
     op = "downsample2d"
+    factors = arguments.factors(op, "down", down)
+    pad = _resampling_padding(op, f, padding, lambda taps, d: ((taps - d + 1) // 2, (taps - d) // 2), factors)
+    return {"down": list(factors), "padding": pad, "gain": gain}
+
+
+def _resampling_padding(
+    op: str,
+    f: Tensor | None,
+    padding: int | Sequence[int],
+    own: Callable[[int, int], tuple[int, int]],
+    factors: tuple[int, int],
+) -> list[int]:
+    """The user's padding plus (before, after) = own(taps, factor) along each axis."""
     arguments.check_filter(op, f)
-    down_x, down_y = arguments.factors(op, "down", down)
-    pad = arguments.paddings(op, padding)
+    x0, x1, y0, y1 = arguments.paddings(op, padding)
     taps_x, taps_y = arguments.filter_size(f)
-    own = [(taps_x - down_x + 1) // 2, (taps_x - down_x) // 2, (taps_y - down_y + 1) // 2, (taps_y - down_y) // 2]
-    return upfirdn2d(x, f, down=[down_x, down_y], padding=[p + q for p, q in zip(pad, own, strict=True)], flip_filter=flip_filter, gain=gain)
+    own_x, own_y = own(taps_x, factors[0]), own(taps_y, factors[1])
+    return [x0 + own_x[0], x1 + own_x[1], y0 + own_y[0], y1 + own_y[1]]

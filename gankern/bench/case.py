@@ -1,0 +1,180 @@
+"""The commands of a row: ours, the eager reference, torch.compile of the reference, the op's extras, and a copy.
+
+Every command runs the whole direction, end to end:
+
+- forward: ``op(**inputs)`` without autograd;
+- backward: forward, then the gradients of the differentiable inputs for a given cotangent;
+- double_backward: forward, first gradients with a graph, their squared norm, and its gradients in the inputs and the cotangent
+  (what a gradient penalty such as R1 costs).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern._dispatch import use_backend
+from gankern.bench import rows
+from gankern.bench.extras import EXTRAS
+from gankern.bench.rows import BEST, Facts, Row
+from gankern.bench.timing import Call, Contender
+
+OURS, EAGER, COMPILE, COPY = "ours", "eager", "compile", "copy"
+
+# The copied tensor: far larger than the caches of its kind of device.
+COPY_BYTES = {"cpu": 64 * 2**20, "cuda": 512 * 2**20}
+
+# Largest relative distance (2-norm) of ours from eager that is not called wrong. This guards the benchmark against timing
+# nonsense; the tests hold the kernels to far less. Eager convolutions on CUDA may use TF32.
+AGREEMENT = {
+    ("float64", "cpu"): 1e-10,
+    ("float32", "cpu"): 1e-4,
+    ("float64", "cuda"): 1e-10,
+    ("float32", "cuda"): 5e-3,
+    **{("float16", kind): 1e-2 for kind in ("cpu", "cuda")},
+    **{("bfloat16", kind): 5e-2 for kind in ("cpu", "cuda")},
+}
+
+
+class Case:
+    """A row with its inputs and its contenders on a device."""
+
+    def __init__(self, row: Row, device: torch.device, copied: Tensor) -> None:
+        self.row = row
+        self.device = device
+        self.spec, self.sample = rows.find(row)
+        self.facts = rows.look(row, device)
+        self.taken = self.facts.taken if row.backend == BEST else row.backend
+        self.kwargs = self.sample.inputs(getattr(torch, row.dtype), row.layout, device)
+        self.cotangents = cotangents(self.facts, device, row.direction) if row.direction != "forward" else []
+        self._results: dict[str, list[Tensor | None]] = {}
+        self.contenders = [Contender(OURS, self._ours()), Contender(EAGER, self._command(self.spec.reference))]
+        if row.compile:
+            self.contenders.append(Contender(COMPILE, self._command(self._compiled())))
+        for name, call in EXTRAS.get(row.op, lambda *_: {})(row, self.kwargs).items():
+            self.contenders.append(Contender(name, call))
+        self.contenders.append(Contender(COPY, copied.clone))
+
+    def _command(self, function: Callable[..., Any]) -> Call:
+        return command(function, self.kwargs, self.sample.differentiable, self.row.direction, self.cotangents)
+
+    def _ours(self) -> Call:
+        run = self._command(self.spec.public)
+        if self.row.backend == BEST:
+            return run
+
+        def forced() -> Any:
+            with use_backend(self.row.backend):
+                return run()
+
+        return forced
+
+    def _compiled(self) -> Callable[..., Any]:
+        torch._dynamo.reset()  # earlier rows must not use up the limit of recompilations
+        return torch.compile(self.spec.reference, dynamic=False)
+
+    @property
+    def bytes(self) -> int:
+        """Least memory traffic of the direction: see :func:`minimal_bytes`."""
+        return minimal_bytes(self.sample.bytes, self.facts, getattr(torch, self.row.dtype).itemsize, self.row.direction)
+
+    def seen(self, name: str, result: Any) -> None:
+        """Keep the first results of ours and eager until they have been compared."""
+        if name in (OURS, EAGER):
+            self._results[name] = list(result)
+
+    def disagreement(self) -> tuple[float | None, str | None]:
+        """Relative distance of ours from eager, and what is wrong with it (None: nothing). Forgets the results."""
+        mine, theirs = self._results.pop(OURS, None), self._results.pop(EAGER, None)
+        if mine is None or theirs is None:
+            return None, None
+        error = distance(mine, theirs)
+        allowed = AGREEMENT[self.row.dtype, self.device.type]
+        return error, None if error <= allowed else f"ours differs from eager by {error:.2g} of its norm, allowed {allowed:.0e}"
+
+
+def command(
+    function: Callable[..., Any], kwargs: dict[str, Any], differentiable: Sequence[str], direction: str, given: Sequence[Tensor]
+) -> Call:
+    """The call that runs ``function`` in a direction and returns its tensors."""
+    leaves = [kwargs[name] for name in differentiable]
+
+    def forward() -> list[Tensor | None]:
+        with torch.no_grad():
+            return [*rows.tensors(function(**kwargs))]
+
+    def backward() -> list[Tensor | None]:
+        outputs = rows.tensors(function(**kwargs))
+        return [*torch.autograd.grad(outputs, leaves, given, allow_unused=True)]
+
+    def double_backward() -> list[Tensor | None]:
+        outputs = rows.tensors(function(**kwargs))
+        first = torch.autograd.grad(outputs, leaves, given, create_graph=True, allow_unused=True)
+        penalty = sum(g.square().sum() for g in first if g is not None)
+        return [*torch.autograd.grad(penalty, [*given, *leaves], allow_unused=True)]
+
+    return {"forward": forward, "backward": backward, "double_backward": double_backward}[direction]
+
+
+def cotangents(facts: Facts, device: torch.device, direction: str) -> list[Tensor]:
+    """Random cotangents in the outputs' own shapes, strides and dtypes, with a gradient of their own for the second order."""
+    generator = torch.Generator(device).manual_seed(1)
+    made = []
+    for shape, strides, dtype in facts.outputs:
+        value = torch.empty_strided(shape, strides, dtype=dtype, device=device).normal_(generator=generator)
+        made.append(value.requires_grad_(direction == "double_backward"))
+    return made
+
+
+def minimal_bytes(forward: Callable[[int], int], facts: Facts, itemsize: int, direction: str) -> int:
+    """Least memory traffic of a direction; share of copy = (this / time) / (copy's bytes / copy's time).
+
+    - forward: the sample's own count, every input read and every output written once;
+    - backward (with its forward): that, plus cotangents read and input gradients written. Inputs or outputs that the
+      formula of some ops needs again are not counted;
+    - double_backward: that, plus the squared norm (gradients read, its gradient written) and the second pass (that
+      gradient read, the cotangents' gradient written).
+    """
+    outputs = sum(_elements(shape) for shape, _, _ in facts.outputs) * itemsize
+    gradients = sum(facts.gradients) * itemsize
+    total = forward(itemsize)
+    if direction != "forward":
+        total += outputs + gradients
+    if direction == "double_backward":
+        total += 2 * gradients + gradients + outputs
+    return total
+
+
+def _elements(shape: Sequence[int]) -> int:
+    product = 1
+    for size in shape:
+        product *= size
+    return product
+
+
+def distance(mine: Sequence[Tensor | None], theirs: Sequence[Tensor | None]) -> float:
+    """Largest ||mine - theirs|| / ||theirs|| over pairs; infinite if shapes, presence or finiteness differ."""
+    worst = 0.0
+    if len(mine) != len(theirs):
+        return float("inf")
+    for a, b in zip(mine, theirs, strict=True):
+        if a is None or b is None:
+            # An absent gradient and one of zeros are the same.
+            present = b if a is None else a
+            if present is not None and bool(present.any()):
+                return float("inf")
+            continue
+        if a.shape != b.shape:
+            return float("inf")
+        if a.numel() == 0:
+            continue
+        kind = torch.float64 if a.dtype == torch.float64 else torch.float32
+        a, b = a.detach().to(kind), b.detach().to(kind)
+        norm = float(torch.linalg.vector_norm(b))
+        error = float(torch.linalg.vector_norm(a - b))
+        share = error / norm if norm > 0 else (0.0 if error == 0 else float("inf"))
+        worst = max(worst, share if share == share else float("inf"))
+    return worst

@@ -1,0 +1,108 @@
+"""What the numbers should be, as data: one entry per claim, matched to rows by patterns.
+
+A metric is one of a row's numbers (``session.metrics``): ``speedup_eager``, ``speedup_compile``, ``copy_share``, or of an extra contender
+NAME ``speedup_NAME`` and ``time_over_NAME``. Every run reports its goals; only ``--goals`` makes a missed 'must' a failure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any
+
+from gankern.bench.rows import Row
+
+
+@dataclass(frozen=True)
+class Goal:
+    """``metric`` of the matching rows must reach ``must`` and would like to reach ``stretch``.
+
+    Attributes:
+        op, sample, dtype, layout, backend: patterns (``*`` matches everything); ``sample`` may be several, separated by '|'.
+        direction: one of ``rows.DIRECTIONS``.
+        kind: 'cpu' or 'cuda'.
+        metric: name of the number.
+        at_most: the number must not be above (a time over another's) instead of not below.
+        note: where the goal comes from, or under which conditions it was set.
+    """
+
+    op: str
+    sample: str
+    direction: str
+    dtype: str
+    layout: str
+    kind: str
+    metric: str
+    must: float
+    stretch: float
+    at_most: bool = False
+    backend: str = "best"
+    note: str = ""
+
+    def matches(self, row: Row, kind: str) -> bool:
+        """Whether the goal is about this row on this kind of device."""
+        return (
+            self.kind == kind
+            and self.direction == row.direction
+            and any(fnmatchcase(row.sample, pattern) for pattern in self.sample.split("|"))
+            and all(
+                fnmatchcase(value, pattern)
+                for value, pattern in (
+                    (row.op, self.op),
+                    (row.dtype, self.dtype),
+                    (row.layout, self.layout),
+                    (row.backend, self.backend),
+                )
+            )
+        )
+
+    def verdict(self, value: float | None) -> str:
+        """'stretch', 'must', 'missed', or 'unmeasured' where there is no number."""
+        if value is None:
+            return "unmeasured"
+
+        def reached(bound: float) -> bool:
+            return value <= bound if self.at_most else value >= bound
+
+        return "stretch" if reached(self.stretch) else "must" if reached(self.must) else "missed"
+
+
+_FOUR_TAPS = "blur_4x4_*|up2_4x4_*|up2_rgb_*|down2_4x4_*"
+
+GOALS: tuple[Goal, ...] = (
+    # CPU: 2 cores with AVX-512, float32 against the pure-PyTorch reference in the same run.
+    Goal("upfirdn2d", _FOUR_TAPS, "forward", "float32", "nchw", "cpu", "speedup_eager", 10, 20),
+    Goal("upfirdn2d", _FOUR_TAPS, "forward", "float32", "nchw", "cpu", "copy_share", 0.50, 0.75),
+    # GPU: bfloat16, channels_last, device time.
+    Goal("upfirdn2d", _FOUR_TAPS, "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.88, 0.94),
+)
+
+
+def judge(
+    row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS
+) -> list[dict[str, Any]]:
+    """Every goal of a row with its value and verdict, ready for the result file."""
+    judged = []
+    for goal in goals:
+        if goal.matches(row, kind):
+            value = metrics.get(goal.metric)
+            judged.append(
+                {
+                    "metric": goal.metric,
+                    "value": value,
+                    "must": goal.must,
+                    "stretch": goal.stretch,
+                    "at_most": goal.at_most,
+                    "verdict": goal.verdict(value),
+                }
+            )
+    return judged
+
+
+def describe(judged: Mapping[str, Any]) -> str:
+    """One judged goal in words: 'speedup_eager 12.3 >= 10 (stretch 20): must'."""
+    value = judged["value"]
+    sign = "<=" if judged["at_most"] else ">="
+    shown = "not measured" if value is None else f"{value:.3g}"
+    return f"{judged['metric']} {shown} {sign} {judged['must']:g} (stretch {judged['stretch']:g}): {judged['verdict']}"

@@ -1,0 +1,187 @@
+"""Which rows there are: every op's samples tagged 'quick' or 'full', times dtype, layout, direction and backend.
+
+What each mode measures is data (:data:`SETTINGS`). 'best' is the backend that dispatch takes, so that rows of different machines and
+builds have the same name; every other kernel that can run on the device gets a row under its own name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern import _dispatch
+from gankern._dispatch import OpSpec
+from gankern._samples import LAYOUTS, Sample
+from gankern.bench.common import SHORT_DIRECTIONS, SHORT_DTYPES, SHORT_LAYOUTS, BenchError
+
+MODES = ("quick", "full")
+DIRECTIONS = ("forward", "backward", "double_backward")
+ORDER = {direction: order for order, direction in enumerate(DIRECTIONS)}
+BEST = "best"
+
+_ALL = tuple(DIRECTIONS)
+
+# (mode, device kind) -> (dtype, layout, directions). The quick CPU list is short because 2 cores measure all ops in 5 minutes.
+SETTINGS: dict[tuple[str, str], tuple[tuple[str, str, tuple[str, ...]], ...]] = {
+    ("quick", "cpu"): (
+        ("float32", "nchw", _ALL),
+        ("float32", "channels_last", ("forward",)),
+        ("bfloat16", "nchw", ("forward",)),
+    ),
+    ("quick", "cuda"): (
+        ("float32", "nchw", _ALL),
+        ("float32", "channels_last", ("forward",)),
+        ("bfloat16", "nchw", ("forward",)),
+        ("bfloat16", "channels_last", _ALL),
+    ),
+    **{
+        ("full", kind): (
+            *((dtype, layout, _ALL) for dtype in ("float32", "bfloat16") for layout in LAYOUTS),
+            ("float16", "nchw", ("forward", "backward")),
+            ("float16", "channels_last", ("forward", "backward")),
+            ("float64", "nchw", ("forward", "backward")),
+        )
+        for kind in ("cpu", "cuda")
+    },
+}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row: what is measured. ``compile``: whether torch.compile of the reference takes part."""
+
+    op: str
+    sample: str
+    dtype: str
+    layout: str
+    direction: str
+    backend: str = BEST
+    compile: bool = False
+
+    @property
+    def key(self) -> str:
+        """Unique name, the same on every machine."""
+        return "-".join((self.op, self.sample, self.dtype, self.layout, self.direction, self.backend))
+
+    @property
+    def title(self) -> str:
+        """Short name for progress lines and plots."""
+        parts = [self.sample, SHORT_DTYPES[self.dtype], SHORT_LAYOUTS[self.layout], SHORT_DIRECTIONS[self.direction]]
+        return " ".join(parts if self.backend == BEST else [*parts, f"[{self.backend}]"])
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a row's call before it runs: sizes, and what dispatch says.
+
+    ``outputs`` holds (shape, strides, dtype) of every output; ``gradients`` the numbers of elements of the differentiable inputs.
+    """
+
+    shape: tuple[int, ...]
+    outputs: tuple[tuple[tuple[int, ...], tuple[int, ...], torch.dtype], ...]
+    gradients: tuple[int, ...]
+    taken: str
+    reasons: tuple[tuple[str, str | None], ...]
+
+
+def specs(ops: Sequence[str] | None = None) -> list[OpSpec]:
+    """The registered ops, or those named.
+
+    Raises:
+        BenchError: a name is not an op.
+    """
+    for name in ops or ():
+        if name not in _dispatch.OPS:
+            raise BenchError(f"unknown op {name!r}; known: {', '.join(sorted(_dispatch.OPS))}")
+    return [spec for spec in _dispatch.OPS.values() if not ops or spec.name in ops]
+
+
+def find(row: Row) -> tuple[OpSpec, Sample]:
+    """The op and the sample of a row."""
+    spec = _dispatch.OPS[row.op]
+    return spec, next(sample for sample in spec.samples if sample.name == row.sample)
+
+
+def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterator[Row]:
+    """The rows of the best backend on a kind of device ('cpu' or 'cuda'); needs no such device."""
+    for spec in specs(ops):
+        order = 2 if spec.derivative_order is None else spec.derivative_order
+        compiled = False
+        for sample in spec.samples:
+            if mode not in sample.tags:
+                continue
+            for dtype, layout, directions in SETTINGS[mode, kind]:
+                if layout not in sample.layouts:
+                    continue
+                for direction in directions:
+                    if ORDER[direction] > (order if sample.differentiable else 0):
+                        continue
+                    # Compiling costs seconds: quick runs show it once per op.
+                    yield Row(spec.name, sample.name, dtype, layout, direction, compile=mode == "full" or not compiled)
+                    compiled = True
+
+
+def plan(mode: str, device: torch.device, ops: Sequence[str] | None = None) -> list[Row]:
+    """All rows of a mode on a device, in the order in which they are measured.
+
+    Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator (what the dispatcher
+    itself costs: its eager contender is the same code called directly).
+    """
+    rows = []
+    for row in selections(mode, device.type, ops):
+        rows.append(row)
+        facts = look(row, device)
+        for name, reason in facts.reasons:
+            if reason is None and name != facts.taken and (name != "reference" or (mode == "full" and row.direction == "forward")):
+                rows.append(Row(row.op, row.sample, row.dtype, row.layout, row.direction, name))
+    return rows
+
+
+@cache
+def _look(op: str, sample_name: str, dtype: str, layout: str, device: str) -> Facts:
+    spec, sample = find(Row(op, sample_name, dtype, layout, "forward"))
+
+    def facts() -> Facts:
+        kwargs = sample.inputs(getattr(torch, dtype), layout, device)
+        reasons: tuple[tuple[str, str | None], ...] = ()
+        taken = "composition"
+        if spec.table is not None:
+            prepared = spec.prepare(**kwargs)
+            reasons = tuple((row.name, row.can_run(*prepared)) for row in spec.table.rows)
+            taken = next((name for name, reason in reasons if reason is None), "none")
+        first = next((v for v in kwargs.values() if isinstance(v, Tensor)), None)
+        with torch.no_grad():
+            outputs = tensors(spec.reference(**kwargs))
+        return Facts(
+            shape=tuple(first.shape) if first is not None else (),
+            outputs=tuple((tuple(y.shape), tuple(y.stride()), y.dtype) for y in outputs),
+            gradients=tuple(kwargs[name].numel() for name in sample.differentiable),
+            taken=taken,
+            reasons=reasons,
+        )
+
+    from torch._subclasses.fake_tensor import FakeTensorMode
+
+    try:
+        # Fake tensors have sizes and devices but no memory: a plan of hundreds of rows is made in a second.
+        with FakeTensorMode():
+            return facts()
+    except Exception:  # a sample or an op that reads values: look at the real thing instead
+        return facts()
+
+
+def look(row: Row, device: torch.device) -> Facts:
+    """Sizes and dispatch reasons of a row, without running it where possible."""
+    return _look(row.op, row.sample, row.dtype, row.layout, str(device))
+
+
+def tensors(value: Any) -> list[Tensor]:
+    """The tensors of an op's result."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [v for v in value if isinstance(v, Tensor)]
