@@ -61,7 +61,9 @@ class NativeLibraries(build_ext):
         torch = gankern_torch.find_torch()
         if torch is None or not torch.supported:
             found = "none was found" if torch is None else f"found {torch.version} at {torch.root}"
-            sys.exit(f"gankern: the native build needs {gankern_torch.REQUIREMENT}, {found}; install it, or set GANKERN_BUILD=0")
+            sys.exit(
+                f"gankern: the native build needs {gankern_torch.REQUIREMENT}, {found}; install it, or set GANKERN_BUILD=0"
+            )
         cmake = shutil.which("cmake")
         if cmake is None:
             sys.exit("gankern: the native build needs cmake >= 3.24: `pip install cmake`, or set GANKERN_BUILD=0")

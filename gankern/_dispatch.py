@@ -150,6 +150,8 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str
 
     Args:
         op: a public function of ``gankern.ops``, for example ``gankern.ops.upfirdn2d``.
+        *args: what the function would be called with.
+        **kwargs: likewise.
 
     Returns:
         (backend, reason) in order of preference; the reason is None for every backend that can run. The first of those is

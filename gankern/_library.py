@@ -84,8 +84,7 @@ def _load() -> NativeStatus:
         except OSError as error:
             built_cuda = status.module.build_info()["cuda"] if status.module else "?"
             status.missing["cuda"] = (
-                f"built for CUDA {built_cuda}, does not load in torch {torch.__version__} ({_describe(error)}); "
-                f"to mend: {MEND}"
+                f"built for CUDA {built_cuda}, does not load in torch {torch.__version__} ({_describe(error)}); to mend: {MEND}"
             )
     for name in ("_C", "cpu", "cuda"):
         if "to mend:" in status.missing.get(name, ""):

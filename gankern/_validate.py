@@ -31,9 +31,9 @@ def integers(op: str, name: str, value: Any, forms: str, lengths: Sequence[int])
     """A list of ints from an int or a sequence of one of ``lengths``; ``forms`` describes what is accepted."""
     if isinstance(value, (int, torch.SymInt)) and not isinstance(value, bool):
         return [value]
-    if isinstance(value, (list, tuple)) and len(value) in lengths:
-        if all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value):
-            return list(value)
+    sequence = isinstance(value, (list, tuple)) and len(value) in lengths
+    if sequence and all(isinstance(v, (int, torch.SymInt)) and not isinstance(v, bool) for v in value):
+        return list(value)
     kind = ValueError if isinstance(value, (list, tuple)) else TypeError
     raise kind(f"{op}: {name} must be {forms}, got {value!r}")
 

@@ -101,7 +101,7 @@ def test_bindings_use_the_stable_abi_only() -> None:
 @pytest.mark.skipif(not shutil.which("g++") or not shutil.which("nm"), reason="needs g++ and nm")
 @pytest.mark.parametrize("isa", ISA_FLAGS)
 def test_cpu_variants_share_no_symbol(isa: str, tmp_path: Path) -> None:
-    """An inline function outside the variant's namespace would be merged by the linker: AVX-512 code on a machine without it."""
+    """An inline function outside the variant's namespace would be merged by the linker: AVX-512 code on any machine."""
     if sys.platform != "linux" or "x86_64" not in subprocess.run(["uname", "-m"], capture_output=True, text=True).stdout:
         pytest.skip("instruction set variants exist on x86-64 only")
     for source in CSRC.glob("*/*_cpu.cpp"):

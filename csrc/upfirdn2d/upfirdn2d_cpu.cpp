@@ -503,7 +503,7 @@ class Worker {
   const Elem** input_rows;
   const Acc **ring_rows, **ring_taps;
   Acc *whole, *split;             // a row before it is cut into subrows; phases before they are interleaved
-  int64_t channels = 1;           // of the image at hand
+  int64_t channels = 0;           // of the image at hand
   int64_t zeroed_low = INT64_MIN, zeroed_pixels = 0;  // the tile that the zeros in scratch belong to
 };
 

@@ -1,5 +1,8 @@
 // upfirdn2d for PyTorch: checks what the kernels rely on, fills the parameters, runs the kernel on y.
 #include "common/torch_binding.h"
+#if !defined(GK_BIND_CUDA)
+#include "common/cpu_memory.h"
+#endif
 #include "upfirdn2d/upfirdn2d_params.h"
 
 namespace gk {
@@ -33,6 +36,7 @@ void upfirdn2d(const Tensor& x, const std::optional<Tensor>& f, Tensor y, int64_
   Stream stream(x);
   check_launch(launch_upfirdn2d(p, stream.get()), "upfirdn2d");
 #else
+  if (y.is_contiguous() || p.y.stride[1] == 1) advise_huge_pages(p.y.data, y.numel() * y.element_size());
   const auto run = GK_CPU_SELECT(upfirdn2d_cpu);
   torch::stable::parallel_for(0, GK_CPU_SELECT(upfirdn2d_cpu_tasks)(p), 1,
                               [&](int64_t begin, int64_t end) { run(p, begin, end); });

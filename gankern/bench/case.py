@@ -4,8 +4,8 @@ Every command runs the whole direction, end to end:
 
 - forward: ``op(**inputs)`` without autograd;
 - backward: forward, then the gradients of the differentiable inputs for a given cotangent;
-- double_backward: forward, first gradients with a graph, their squared norm, and its gradients in the inputs and the cotangent
-  (what a gradient penalty such as R1 costs).
+- double_backward: forward, first gradients with a graph, their squared norm, and its gradients in the inputs and the
+  cotangent (what a gradient penalty such as R1 costs).
 """
 
 from __future__ import annotations

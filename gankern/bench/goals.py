@@ -1,7 +1,8 @@
 """What the numbers should be, as data: one entry per claim, matched to rows by patterns.
 
-A metric is one of a row's numbers (``session.metrics``): ``speedup_eager``, ``speedup_compile``, ``copy_share``, or of an extra contender
-NAME ``speedup_NAME`` and ``time_over_NAME``. Every run reports its goals; only ``--goals`` makes a missed 'must' a failure.
+A metric is one of a row's numbers (``session.metrics``): ``speedup_eager``, ``speedup_compile``, ``copy_share``, or of
+an extra contender NAME ``speedup_NAME`` and ``time_over_NAME``. Every run reports its goals; only ``--goals`` makes a
+missed 'must' a failure.
 """
 
 from __future__ import annotations
@@ -79,9 +80,7 @@ GOALS: tuple[Goal, ...] = (
 )
 
 
-def judge(
-    row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS
-) -> list[dict[str, Any]]:
+def judge(row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS) -> list[dict[str, Any]]:
     """Every goal of a row with its value and verdict, ready for the result file."""
     judged = []
     for goal in goals:

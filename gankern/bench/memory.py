@@ -1,8 +1,9 @@
 """Peak extra memory of a call: the most bytes that were allocated at one time above what was allocated at its start.
 
-Outputs, saved tensors and temporaries count; inputs do not. On CUDA the caching allocator's own counter. On the CPU the allocation
-events of PyTorch's profiler, summed in order of time: what PyTorch's allocator hands out, from Python or from inside an operator.
-Scratch memory that a library (oneDNN) takes from the system by itself is not seen; it belongs to the reference, never to gankern.
+Outputs, saved tensors and temporaries count; inputs do not. On CUDA the caching allocator's own counter. On the CPU the
+allocation events of PyTorch's profiler, summed in order of time: what PyTorch's allocator hands out, from Python or
+from inside an operator. Scratch memory that a library (oneDNN) takes from the system by itself is not seen; it belongs
+to the reference, never to gankern.
 """
 
 from __future__ import annotations

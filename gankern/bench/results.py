@@ -1,8 +1,8 @@
 """Result files: one JSON per run, rewritten whole (temporary file, then rename) after every row, so that a run that is
 interrupted leaves a readable file with all it had measured.
 
-Top level: ``format``, ``mode``, ``complete`` (every planned row was measured), ``machine`` and ``rows``; benchmarks/gpu.sh adds ``stages`` and
-``ceilings``, which a new run of the rows leaves in place.
+Top level: ``format``, ``mode``, ``complete`` (every planned row was measured), ``machine`` and ``rows``;
+benchmarks/gpu.sh adds ``stages`` and ``ceilings``, which a new run of the rows leaves in place.
 """
 
 from __future__ import annotations

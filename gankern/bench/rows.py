@@ -1,7 +1,7 @@
 """Which rows there are: every op's samples tagged 'quick' or 'full', times dtype, layout, direction and backend.
 
-What each mode measures is data (:data:`SETTINGS`). 'best' is the backend that dispatch takes, so that rows of different machines and
-builds have the same name; every other kernel that can run on the device gets a row under its own name.
+What each mode measures is data (:data:`SETTINGS`). 'best' is the backend that dispatch takes, so that rows of different
+machines and builds have the same name; every other kernel that can run on the device gets a row under its own name.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ class Row:
 class Facts:
     """What is known of a row's call before it runs: sizes, and what dispatch says.
 
-    ``outputs`` holds (shape, strides, dtype) of every output; ``gradients`` the numbers of elements of the differentiable inputs.
+    ``outputs`` holds (shape, strides, dtype) of every output; ``gradients`` the numbers of elements of the
+    differentiable inputs.
     """
 
     shape: tuple[int, ...]
@@ -129,15 +130,19 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
 def plan(mode: str, device: torch.device, ops: Sequence[str] | None = None) -> list[Row]:
     """All rows of a mode on a device, in the order in which they are measured.
 
-    Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator (what the dispatcher
-    itself costs: its eager contender is the same code called directly).
+    Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator (what the
+    dispatcher itself costs: its eager contender is the same code called directly).
     """
     rows = []
     for row in selections(mode, device.type, ops):
         rows.append(row)
         facts = look(row, device)
         for name, reason in facts.reasons:
-            if reason is None and name != facts.taken and (name != "reference" or (mode == "full" and row.direction == "forward")):
+            if (
+                reason is None
+                and name != facts.taken
+                and (name != "reference" or (mode == "full" and row.direction == "forward"))
+            ):
                 rows.append(Row(row.op, row.sample, row.dtype, row.layout, row.direction, name))
     return rows
 

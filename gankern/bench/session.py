@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from gankern._dispatch import use_backend
-from gankern.bench import goals, machine, rows
+from gankern.bench import goals, machine
 from gankern.bench.case import COPY, COPY_BYTES, EAGER, OURS, Case
 from gankern.bench.common import digits, first_line, percent, seconds, times
 from gankern.bench.results import Results
@@ -64,7 +64,11 @@ class Session:
     def _measure(self, row: Row, result: dict[str, Any], drive: Callable[[Race], Any]) -> None:
         case = Case(row, self.device, self.copied)
         result.update(
-            description=case.sample.description, taken=case.taken, shape=list(case.facts.shape), bytes=case.bytes, macs=case.sample.macs
+            description=case.sample.description,
+            taken=case.taken,
+            shape=list(case.facts.shape),
+            bytes=case.bytes,
+            macs=case.sample.macs,
         )
         reason = self._cannot_run(case)
         if reason is not None:
@@ -123,14 +127,12 @@ def _plain(stats: Stats) -> dict[str, Any]:
     }
 
 
-def metrics(
-    medians: Mapping[str, float], moved: int, copied: int, memory: Mapping[str, int]
-) -> dict[str, float | None]:
+def metrics(medians: Mapping[str, float], moved: int, copied: int, memory: Mapping[str, int]) -> dict[str, float | None]:
     """A row's numbers from the median times of its contenders.
 
     ``speedup_NAME``: time of NAME over ours, for every other contender; ``time_over_NAME``: the inverse, for extras;
-    ``copy_share``: (``moved`` bytes / our time) over the copy's bandwidth, where the op's least traffic is known; ``copy_bandwidth``,
-    ``bandwidth``: bytes a second; ``memory_saved``: eager's peak extra memory over ours.
+    ``copy_share``: (``moved`` bytes / our time) over the copy's bandwidth, where the op's least traffic is known;
+    ``copy_bandwidth``, ``bandwidth``: bytes a second; ``memory_saved``: eager's peak extra memory over ours.
     """
     ours = medians.get(OURS)
     found: dict[str, float | None] = {}

@@ -1,12 +1,14 @@
 """Measurement: contenders take turns in one run, so that whatever else the machine does meets all of them alike.
 
-A :class:`Race` warms every contender up, then runs rounds. 'ours' runs in every round; the others run between two rounds of ours, in
-an order that rotates, as often as their share of the time budget allows (a contender 50 times slower runs in every k-th round, but
-never less than ``min_rounds`` times). The result of a contender is the median of its rounds, with its quartiles.
+A :class:`Race` warms every contender up, then runs rounds. 'ours' runs in every round; the others run between two
+rounds of ours, in an order that rotates, as often as their share of the time budget allows (a contender 50 times slower
+runs in every k-th round, but never less than ``min_rounds`` times). The result of a contender is the median of its
+rounds, with its quartiles.
 
-CPU: the process' performance counter around the call, several calls at once where one is shorter than 100 us. CUDA: events around
-the call, behind reads of a buffer four times the L2 (reads, because written lines would still have to leave the cache
-while the call runs) that last longer than the host needs to enqueue the call: device time, with the host's own time beside it.
+CPU: the process' performance counter around the call, several calls at once where one is shorter than 100 us. CUDA:
+events around the call, behind reads of a buffer four times the L2 (reads, because written lines would still have to
+leave the cache while the call runs) that last longer than the host needs to enqueue the call: device time, with the
+host's own time beside it.
 """
 
 from __future__ import annotations
@@ -193,7 +195,8 @@ def no_garbage_collection() -> Iterator[None]:
 class Race:
     """Contenders, the first of which is ours, measured in turns.
 
-    Use: :meth:`warm_up`, then :meth:`run`; or, for a harness that owns the loop, ``rounds`` times :meth:`others` and :meth:`ours`.
+    Use: :meth:`warm_up`, then :meth:`run`; or, for a harness that owns the loop, ``rounds`` times :meth:`others` and
+    :meth:`ours`.
     """
 
     def __init__(self, contenders: Sequence[Contender], clock: Any, budget: Budget, device: torch.device) -> None:

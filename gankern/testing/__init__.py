@@ -1,4 +1,4 @@
-"""Comparison with argued tolerances, derivative checks and poisoned memory: shared by tests, benchmarks and ``gankern check``."""
+"""Comparison with argued tolerances, derivative checks and poisoned memory, for tests, benchmarks and ``gankern check``."""
 
 from gankern.testing.checks import Outcome, Values, check_sample, derivatives, in_float64
 from gankern.testing.compare import Comparison, assert_close, compare

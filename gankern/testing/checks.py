@@ -68,7 +68,9 @@ def derivatives(function: Callable[..., Tensor], kwargs: dict[str, Any], names: 
 def in_float64(kwargs: dict[str, Any]) -> dict[str, Any]:
     """The same (already rounded) inputs in float64."""
     return {
-        k: v.detach().to(torch.float64).requires_grad_(v.requires_grad) if isinstance(v, Tensor) and v.is_floating_point() else v
+        k: v.detach().to(torch.float64).requires_grad_(v.requires_grad)
+        if isinstance(v, Tensor) and v.is_floating_point()
+        else v
         for k, v in kwargs.items()
     }
 
@@ -87,17 +89,17 @@ def check_sample(
         else:
             with use_backend(backend):
                 result = derivatives(spec.public, kwargs, sample.differentiable, order)
-    outcomes = [Outcome("forward", compare(result.output, truth.output, eager and eager.output))]
+    outcomes = [Outcome("forward", compare(result.output, truth.output, eager.output if eager else None))]
     if result.output.dtype != dtype:
         outcomes.append(Outcome("dtype", Comparison(0, 0, 0, f"{result.output.dtype} instead of {dtype}")))
     if memory_format(result.output) != memory_format(kwargs["x"]) and result.output.numel() > 1:
         outcomes.append(Outcome("layout", Comparison(0, 0, 0, f"{memory_format(result.output)} from {layout}")))
     for title, mine, right, eagers in (
-        ("vjp", result.first, truth.first, eager and eager.first),
-        ("double vjp", result.second, truth.second, eager and eager.second),
+        ("vjp", result.first, truth.first, eager.first if eager else {}),
+        ("double vjp", result.second, truth.second, eager.second if eager else {}),
     ):
         for name, value in mine.items():
-            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers and eagers[name])))
+            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers.get(name))))
     return outcomes
 
 

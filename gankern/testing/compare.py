@@ -1,7 +1,7 @@
 """Comparison of a result with the float64 reference, with tolerances that are argued rather than tuned.
 
-The error of an element is measured against a scale that rounding cannot fall below: the largest magnitude in the reference of the
-same tensor. float32 and float64 results must be within a fixed multiple of the type's rounding unit of it; half types must
+An element's error is measured against a scale that rounding cannot fall below: the largest magnitude in the reference of
+the same tensor. float32 and float64 results must be within a fixed multiple of the type's rounding unit of it; half types must
 not be worse than twice what eager PyTorch itself makes in that type (plus one rounding of the output).
 """
 
@@ -69,7 +69,9 @@ def compare(result: Tensor | None, truth: Tensor | None, eager: Tensor | None = 
     return Comparison(error, scale, allowed)
 
 
-def assert_close(result: Tensor | None, truth: Tensor | None, eager: Tensor | None = None, factor: float = 1.0, what: str = "") -> None:
+def assert_close(
+    result: Tensor | None, truth: Tensor | None, eager: Tensor | None = None, factor: float = 1.0, what: str = ""
+) -> None:
     """:func:`compare`, raising AssertionError with the numbers if it is not ok."""
     comparison = compare(result, truth, eager, factor)
     if not comparison.ok:

@@ -9,7 +9,13 @@ import torch
 
 from gankern import nn, ops
 
-MODULES = [nn.Upsample2d(), nn.Downsample2d(), nn.Blur(), nn.Upsample2d(3, [1, 2, 1], padding=1, gain=0.5), nn.Downsample2d([2, 1])]
+MODULES = [
+    nn.Upsample2d(),
+    nn.Downsample2d(),
+    nn.Blur(),
+    nn.Upsample2d(3, [1, 2, 1], padding=1, gain=0.5),
+    nn.Downsample2d([2, 1]),
+]
 
 
 @pytest.mark.parametrize("module", MODULES, ids=repr)

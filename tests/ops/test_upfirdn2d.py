@@ -218,7 +218,9 @@ def check_call(call: dict[str, Any]) -> None:
     rest = {k: call[k] for k in ("up", "down", "padding", "flip_filter", "gain")}
     truth = upfirdn2d_reference(x.double(), None if f is None else f.double(), **rest)
     # The scale of rounding errors is the sum of magnitudes, which cancellation cannot reduce.
-    bound = upfirdn2d_reference(x.double().abs(), None if f is None else f.double().abs(), **{**rest, "gain": abs(rest["gain"])})
+    bound = upfirdn2d_reference(
+        x.double().abs(), None if f is None else f.double().abs(), **{**rest, "gain": abs(rest["gain"])}
+    )
     result = ops.upfirdn2d(x, f, **rest)
     assert result.shape == truth.shape and result.dtype == x.dtype
     if result.numel():
@@ -260,10 +262,25 @@ BAD: list[tuple[str, type[Exception], str, dict[str, Any]]] = [
     ("float factor", TypeError, r"up must be an int or \[x, y\], got 2\.0", {"up": 2.0}),
     ("bool factor", TypeError, r"up must be an int or \[x, y\], got True", {"up": True}),
     ("three factors", ValueError, r"down must be an int or \[x, y\], got \[1, 2, 3\]", {"down": [1, 2, 3]}),
-    ("three paddings", ValueError, r"padding must be an int, \[x, y\] or \[x0, x1, y0, y1\], got \[1, 2, 3\]", {"padding": [1, 2, 3]}),
+    (
+        "three paddings",
+        ValueError,
+        r"padding must be an int, \[x, y\] or \[x0, x1, y0, y1\], got \[1, 2, 3\]",
+        {"padding": [1, 2, 3]},
+    ),
     ("float padding", ValueError, r"padding must be .* got \[1\.5, 0\]", {"padding": [1.5, 0]}),
-    ("no pixel left", ValueError, r"padding leaves no output pixel along y: 5 pixels \* up 1 \+ padding -3 \+ 0", {"padding": [0, 0, -3, 0]}),
-    ("filter too wide", ValueError, r"leaves no output pixel along x: 6 .*less than the filter's 9 taps", {"f": torch.ones(1, 9)}),
+    (
+        "no pixel left",
+        ValueError,
+        r"padding leaves no output pixel along y: 5 pixels \* up 1 \+ padding -3 \+ 0",
+        {"padding": [0, 0, -3, 0]},
+    ),
+    (
+        "filter too wide",
+        ValueError,
+        r"leaves no output pixel along x: 6 .*less than the filter's 9 taps",
+        {"f": torch.ones(1, 9)},
+    ),
     ("flip is no bool", TypeError, r"flip_filter must be a bool, got 1", {"flip_filter": 1}),
     ("gain is no number", TypeError, r"gain must be a real number, got '2'", {"gain": "2"}),
     ("gain is NaN", ValueError, r"gain must be finite, got nan", {"gain": math.nan}),

@@ -91,10 +91,16 @@ def prepare(
 
 
 def adjoint(
-    x_shape: Sequence[int], y_shape: Sequence[int], f: Tensor | None, up: Sequence[int], down: Sequence[int], padding: Sequence[int]
+    x_shape: Sequence[int],
+    y_shape: Sequence[int],
+    f: Tensor | None,
+    up: Sequence[int],
+    down: Sequence[int],
+    padding: Sequence[int],
 ) -> list[int]:
     """Padding with which upfirdn2d of the output's gradient, with up and down exchanged and the filter reversed, is the
-    gradient of the input: before = taps - 1 - pad0; after such that exactly the input's size comes out."""
+    gradient of the input: before = taps - 1 - pad0; after such that exactly the input's size comes out.
+    """
     taps_x, taps_y = filter_size(f)
     return [
         taps_x - 1 - padding[0],
@@ -105,4 +111,3 @@ def adjoint(
 
 
 __all__ = ["adjoint", "check_filter", "factors", "filter_size", "output_size", "paddings", "prepare"]
-

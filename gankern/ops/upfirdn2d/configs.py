@@ -22,6 +22,9 @@ class Settings:
         min_rows: fewest output rows of a program.
         registers: estimated registers of a thread above which narrower lanes, then the loop kernel, are taken.
         channel_bytes: channels_last: bytes of channels of one pixel that a program takes.
+        groups: periods of outputs of a lane along x to try in turn, where columns are loaded one by one.
+        widest: vectors of output of a lane along x, at most, where vectors run along x.
+        taps: taps of a program (1-D filters: both axes') above which the loop kernel is taken; they are unrolled.
     """
 
     num_warps: int = 4
@@ -31,6 +34,9 @@ class Settings:
     min_rows: int = 4
     registers: int = 168
     channel_bytes: int = 128
+    groups: tuple[int, ...] = (2, 1)
+    widest: int = 2
+    taps: int = 64
 
 
 @dataclass(frozen=True)

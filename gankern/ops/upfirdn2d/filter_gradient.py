@@ -13,7 +13,7 @@ from gankern.ops.upfirdn2d.reference import _correlate, _stuff
 def filter_gradient_reference(
     x: Tensor, dy: Tensor, f: Tensor, up: Sequence[int], down: Sequence[int], padding: Sequence[int], flip_filter: bool
 ) -> Tensor:
-    """d <upfirdn2d(x, f), dy> / d f at gain 1, in the dtype of f.
+    """D <upfirdn2d(x, f), dy> / d f at gain 1, in the dtype of f.
 
     With the reversed filter g the output is linear in every tap, y = sum_k g[k] z[k + o * down], so dg[k] is the inner product
     of dy with the slice of z that this tap meets. A separable filter g (x) g gets the sum of both axes' gradients.

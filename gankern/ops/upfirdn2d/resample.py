@@ -120,7 +120,9 @@ def upsample2d(
     return upfirdn2d(x, f, flip_filter=flip_filter, **upsample2d_arguments(f, up, padding, gain))
 
 
-def upsample2d_arguments(f: Tensor | None, up: int | Sequence[int], padding: int | Sequence[int], gain: float) -> dict[str, Any]:
+def upsample2d_arguments(
+    f: Tensor | None, up: int | Sequence[int], padding: int | Sequence[int], gain: float
+) -> dict[str, Any]:
     """up, down, padding and gain of the :func:`upfirdn2d` that is ``upsample2d``."""
     op = "upsample2d"
     factors = arguments.factors(op, "up", up)
