@@ -6,7 +6,6 @@ where Triton is not installed.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -38,10 +37,15 @@ def missing() -> str | None:
 
 if missing() is None:
     import triton.language as tl
-    from triton import constexpr_function, jit
+    from triton import constexpr_function, jit, knobs
+
+    # Read where Triton reads it: when the kernels are decorated.
+    INTERPRETING = tl.constexpr(bool(knobs.runtime.interpret))
+    """Whether kernels run in Triton's interpreter, on CPU tensors."""
 else:
     # Annotations of kernels stay strings, so nothing of the language is evaluated until a kernel is compiled.
     tl = None
+    INTERPRETING = None
 
     def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
         """The function itself: no Triton to compile it."""
@@ -50,10 +54,19 @@ else:
     constexpr_function = jit
 
 
-@cache
+@jit
+def narrow(v, DTYPE: tl.constexpr):
+    """``v`` in the storage type, rounded to nearest. (Triton's interpreter truncates float32 to bfloat16.)"""
+    if INTERPRETING and DTYPE == tl.bfloat16:
+        bits = v.to(tl.int32, bitcast=True)
+        bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
+        v = tl.where(v == v, bits.to(tl.float32, bitcast=True), v)
+    return v.to(DTYPE)
+
+
 def interpreting() -> bool:
-    """Whether kernels run in Triton's interpreter, on CPU tensors. Triton decides when it is first imported."""
-    return missing() is None and os.environ.get("TRITON_INTERPRET", "0").lower() in ("1", "true", "on", "y", "yes")
+    """Whether kernels run in Triton's interpreter, on CPU tensors. Decided when gankern is imported."""
+    return INTERPRETING is not None and INTERPRETING.value
 
 
 @cache
@@ -120,7 +133,7 @@ class CompileCase:
     args: tuple[Any, ...]
     constants: Mapping[str, Any] = field(default_factory=dict)
     dtype: torch.dtype = torch.float32
-    vector: int = 0
+    vector: tuple[int, int] = (0, 0)
 
     @property
     def name(self) -> str:

@@ -42,6 +42,6 @@ def number(op: str, name: str, value: Any) -> float:
     """A finite real number as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a real number, got {value!r}")
-    if not math.isfinite(value):
+    if not -math.inf < value < math.inf:  # not isfinite, which torch.compile cannot trace
         raise ValueError(f"{op}: {name} must be finite, got {value!r}")
     return float(value)

@@ -41,7 +41,7 @@ def _peak_cuda(call: Callable[[], Any], device: torch.device) -> int:
 
 def _peak_cpu(call: Callable[[], Any]) -> int | None:
     # The profiler reads it once, at its first use: without it some versions print a line at every start and stop.
-    os.environ.setdefault("KINETO_LOG_LEVEL", "3")
+    os.environ.setdefault("KINETO_LOG_LEVEL", "99")
     with torch.autograd.profiler.profile(profile_memory=True) as profile:
         result = call()
     del result

@@ -99,27 +99,34 @@ def _bars(
 
 def _panel(axis: Any, members: Sequence[Mapping[str, Any]], series: Sequence[tuple[str, str, str]], scale: str) -> None:
     show: Callable[[float], str] = (lambda v: f"{v:.3g}x") if scale == "log" else (lambda v: f"{100 * v:.0f}%")
-    height = 0.8 / len(series)
-    for index, (metric, name, colour) in enumerate(series):
-        pairs = [(place, row["metrics"][metric]) for place, row in enumerate(members) if row["metrics"].get(metric)]
-        if not pairs:
+    metrics = [metric for metric, _, _ in series]
+    present = [[metric for metric in metrics if row["metrics"].get(metric)] for row in members]
+    height = 0.8 / max(map(len, present))
+    for metric, name, colour in series:
+        # A row's bars lie around its place, as many as it has.
+        spots = {
+            place: place + (has.index(metric) - (len(has) - 1) / 2) * height
+            for place, has in enumerate(present)
+            if metric in has
+        }
+        if not spots:
             continue
-        offset = (index - (len(series) - 1) / 2) * height
-        bars = axis.barh([p + offset for p, _ in pairs], [v for _, v in pairs], height=height * 0.92, color=colour, label=name)
-        axis.bar_label(bars, labels=[show(v) for _, v in pairs], fontsize=7, padding=2)
-        for place, row in enumerate(members):
-            for goal in row["goals"]:
+        lengths = [members[place]["metrics"][metric] for place in spots]
+        bars = axis.barh(list(spots.values()), lengths, height=height * 0.92, color=colour, label=name)
+        axis.bar_label(bars, labels=[show(v) for v in lengths], fontsize=7, padding=2)
+        for place, spot in spots.items():
+            for goal in members[place]["goals"]:
                 if goal["metric"] == metric:
-                    spot = [place + offset - height / 2, place + offset + height / 2]
-                    axis.plot([goal["must"]] * 2, spot, color="black", linewidth=1.6)
-                    axis.plot([goal["stretch"]] * 2, spot, color="black", linewidth=1.6, linestyle=":")
-    if any(goal["metric"] in {metric for metric, _, _ in series} for row in members for goal in row["goals"]):
+                    ends = [spot - height / 2, spot + height / 2]
+                    axis.plot([goal["must"]] * 2, ends, color="black", linewidth=1.6)
+                    axis.plot([goal["stretch"]] * 2, ends, color="black", linewidth=1.6, linestyle=":")
+    if any(goal["metric"] in metrics for row in members for goal in row["goals"]):
         axis.plot([], [], color="black", linewidth=1.6, label="goal")
         axis.plot([], [], color="black", linewidth=1.6, linestyle=":", label="stretch goal")
     axis.axvline(1, color=_GREY, linewidth=1, zorder=0)
     axis.set_yticks(range(len(members)), [row_of(row).title for row in members], fontsize=8)
     axis.invert_yaxis()
-    values = [row["metrics"][metric] for row in members for metric, _, _ in series if row["metrics"].get(metric)]
+    values = [row["metrics"][metric] for row, has in zip(members, present, strict=True) for metric in has]
     if scale == "log" and max(values) > 3:
         axis.set_xscale("log")
         axis.set_xlim(min(0.5, *values) * 0.8, max(2.0, *values) * 2)

@@ -11,7 +11,7 @@ import torch
 
 from gankern._dispatch import use_backend
 from gankern.bench import goals, machine
-from gankern.bench.case import COPY, COPY_BYTES, EAGER, OURS, Case
+from gankern.bench.case import COPY, EAGER, OURS, WARM_COPY, Case
 from gankern.bench.common import digits, first_line, percent, seconds, times
 from gankern.bench.results import Results
 from gankern.bench.rows import BEST, Row
@@ -27,7 +27,6 @@ class Session:
         self.machine = machine.facts(device)
         self.results = Results(folder / f"{mode}.json", mode, self.machine)
         self.clock: Any = CudaClock(device) if device.type == "cuda" else CpuClock()
-        self.copied = torch.empty(COPY_BYTES[device.type], dtype=torch.uint8, device=device).random_()
 
     def measure(self, row: Row, drive: Callable[[Race], Any] = Race.run) -> dict[str, Any]:
         """Measure a row, save and return its result.
@@ -62,7 +61,7 @@ class Session:
         return result
 
     def _measure(self, row: Row, result: dict[str, Any], drive: Callable[[Race], Any]) -> None:
-        case = Case(row, self.device, self.copied)
+        case = Case(row, self.device)
         result.update(
             description=case.sample.description,
             taken=case.taken,
@@ -78,7 +77,7 @@ class Session:
             reasons = [f"{name}: {why}" for name, why in case.facts.reasons if why and not why.startswith("x is on")]
             result["note"] = "no kernel, ours is the reference" + (f" ({'; '.join(reasons)})" if reasons else "")
         race = Race(case.contenders, self.clock, BUDGETS[self.mode], self.device)
-        race.warm_up(metered=[c.name for c in case.contenders if c.name != COPY], seen=case.seen)
+        race.warm_up(metered=[c.name for c in case.contenders if c.name not in (COPY, WARM_COPY)], seen=case.seen)
         error, wrong = case.disagreement()
         if error is not None and error != float("inf"):
             result["distance_from_eager"] = error
@@ -96,7 +95,7 @@ class Session:
             result["times"][contender.name] = {**_plain(stats), "first": contender.first, "host": contender.host}
             if contender.memory is not None:
                 result["memory"][contender.name] = contender.memory
-        result["metrics"] = metrics(medians, case.bytes, 2 * self.copied.nbytes, result["memory"])
+        result["metrics"] = metrics(medians, case.bytes, 2 * case.copied, result["memory"])
         result["goals"] = goals.judge(row, self.device.type, result["metrics"])
         if wrong is not None:
             result.update(status="wrong", note=wrong)
@@ -132,7 +131,8 @@ def metrics(medians: Mapping[str, float], moved: int, copied: int, memory: Mappi
 
     ``speedup_NAME``: time of NAME over ours, for every other contender; ``time_over_NAME``: the inverse, for extras;
     ``copy_share``: (``moved`` bytes / our time) over the copy's bandwidth, where the op's least traffic is known;
-    ``copy_bandwidth``, ``bandwidth``: bytes a second; ``memory_saved``: eager's peak extra memory over ours.
+    ``warm_copy_share``: the same with a copy into memory that is mapped already; ``copy_bandwidth``, ``bandwidth``: bytes
+    a second; ``memory_saved``: eager's peak extra memory over ours.
     """
     ours = medians.get(OURS)
     found: dict[str, float | None] = {}
@@ -141,13 +141,15 @@ def metrics(medians: Mapping[str, float], moved: int, copied: int, memory: Mappi
     if ours is None:
         return found
     for name, median in medians.items():
-        if name in (OURS, COPY):
+        if name in (OURS, COPY, WARM_COPY):
             continue
         found[f"speedup_{name}"] = median / ours
         if name not in (EAGER, "compile"):
             found[f"time_over_{name}"] = ours / median
     found["bandwidth"] = moved / ours if moved else None
     found["copy_share"] = moved / ours / copy if moved and copy else None
+    if WARM_COPY in medians and moved:
+        found["warm_copy_share"] = moved / ours / (copied / medians[WARM_COPY])
     if memory.get(OURS) and memory.get(EAGER):
         found["memory_saved"] = memory[EAGER] / memory[OURS]
     return found

@@ -75,6 +75,13 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
         for name, value in result["metrics"].items():
             if name.startswith("time_over_"):
                 found[f"{result['op']} {row_of(result).title}: {name} {digits(value)}"] = None
+    above = [row["metrics"] for row in results if (row["metrics"].get("copy_share") or 0) > 1.05]
+    warm = [numbers["warm_copy_share"] for numbers in above if numbers.get("warm_copy_share")]
+    if warm:
+        found[
+            "copy share above 100%: PyTorch's copy waits for fresh memory page by page, kernels here ask for huge pages; of a "
+            f"copy into memory that is mapped already, these rows reach {percent(min(warm))} to {percent(max(warm))}"
+        ] = None
     return list(found)
 
 

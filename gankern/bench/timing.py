@@ -31,18 +31,25 @@ Call = Callable[[], Any]
 # A timed piece on the CPU lasts at least this long: the counter and the loop cost some 0.1 us.
 CPU_PIECE = 200e-6
 
+# Calls that take longer than this are not run once more for an estimate alone.
+SLOW = 0.15
+
 
 @dataclass(frozen=True)
 class Budget:
-    """Time for one row's rounds (seconds, all contenders together) and the bounds of their number."""
+    """Time for one row's rounds (seconds, all contenders together) and the bounds of their number.
+
+    ``slow_rounds`` is the least number of a contender that takes more than a second.
+    """
 
     seconds: float
     min_rounds: int
     max_rounds: int
+    slow_rounds: int
 
 
-# A contender's share of one row. Slow references are still run min_rounds times, which is what --quick's length comes from.
-BUDGETS = {"quick": Budget(0.8, 4, 60), "full": Budget(4.0, 8, 200)}
+# Slow references run min_rounds times however long they take: that is what the length of --quick comes from.
+BUDGETS = {"quick": Budget(0.8, 3, 60, 2), "full": Budget(4.0, 8, 200, 5)}
 
 
 @dataclass(frozen=True)
@@ -101,8 +108,11 @@ class Contender:
 class CpuClock:
     """Wall time of calls that have finished when they return."""
 
-    def prepare(self, contender: Contender) -> None:
-        """Estimate a call, and decide how many make one timed piece."""
+    def prepare(self, contender: Contender, warm: float) -> None:
+        """Estimate a call, and decide how many make one timed piece; ``warm`` is what the last warm-up call took."""
+        if warm > SLOW:
+            contender.estimate = warm
+            return
         contender.estimate = self.time(contender)
         if contender.estimate < CPU_PIECE / 2:
             contender.inner = math.ceil(CPU_PIECE / max(contender.estimate, 1e-7))
@@ -151,7 +161,7 @@ class CudaClock:
         # 1.5 times the host's time, and never so many that a call which blocks the host makes the flush endless.
         return min(1 + math.ceil(1.5 * (contender.host or 0.0) / self.flush_seconds), 200)
 
-    def prepare(self, contender: Contender) -> None:
+    def prepare(self, contender: Contender, warm: float) -> None:
         """Estimate a call on the device, and what the host needs to enqueue it."""
         times = []
         for _ in range(2):
@@ -217,13 +227,16 @@ class Race:
                 start = time.perf_counter()
                 result = contender.call()
                 self.clock.finish()
-                contender.first = time.perf_counter() - start
+                contender.first = warm = time.perf_counter() - start
                 if seen is not None:
                     seen(contender.name, result)
                 del result
                 if contender.name in metered:
+                    start = time.perf_counter()
                     contender.memory = memory.peak(contender.call, self.device)
-                self.clock.prepare(contender)
+                    warm = min(warm, time.perf_counter() - start)
+                # The first calls of ours load code and tune: its rounds are worth an estimate of their own.
+                self.clock.prepare(contender, 0.0 if contender is self.contenders[0] else warm)
             except Exception as error:
                 if contender is self.contenders[0]:
                     raise
@@ -231,12 +244,13 @@ class Race:
         self._share()
 
     def _share(self) -> None:
-        """How many rounds each contender gets: its share of the budget over its cost, within the bounds."""
+        """How many rounds each contender gets: its share of the budget (half is ours) over its cost, within the bounds."""
         running = [c for c in self.contenders if c.failed is None]
         for contender in running:
-            share = self.budget.seconds / len(running)
-            rounds = int(share / max(self.clock.cost(contender), 1e-9))
-            contender.rounds = max(self.budget.min_rounds, min(rounds, self.budget.max_rounds))
+            share = self.budget.seconds / (2 if contender is running[0] else 2 * (len(running) - 1))
+            cost = max(self.clock.cost(contender), 1e-9)
+            least = self.budget.min_rounds if cost <= 1 else self.budget.slow_rounds
+            contender.rounds = max(least, min(int(share / cost), self.budget.max_rounds))
         # Ours is the loop: nobody runs more often.
         self.rounds = running[0].rounds
         for contender in running[1:]:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from gankern import _triton
-from gankern._triton import constexpr_function, jit, tl
+from gankern._triton import constexpr_function, jit, narrow, tl
 from gankern.ops.upfirdn2d import configs
 
 
@@ -160,13 +160,13 @@ def _store_rows(
                 i = g * VECTOR + tl.arange(0, VECTOR)[None, None, :]
                 v = _put_together(sums, o * _get(AX, "outputs") + g * VECTOR, 1, VECTOR)
                 tl.store(
-                    at_row[:, :, None] + i, v.to(y.dtype.element_ty), mask=inside[:, :, None] & (column[:, :, None] + i < width)
+                    at_row[:, :, None] + i, narrow(v, y.dtype.element_ty), mask=inside[:, :, None] & (column[:, :, None] + i < width)
                 )
         else:
             for i in tl.static_range(_get(AX, "outputs")):
                 v = sums[o * _get(AX, "outputs") + i]
                 mask = inside & (column + i >= 0) & (column + i < width)
-                tl.store(at_row + i * column_stride, v.to(y.dtype.element_ty), mask=mask)
+                tl.store(at_row + i * column_stride, narrow(v, y.dtype.element_ty), mask=mask)
 
 
 # ---- the sliding kernel ---------------------------------------------------------------------------------------------
@@ -372,7 +372,7 @@ def _upfirdn2d_any_kernel(
         iy += 1
         ky += up_y
     total = total * tl.full((), gain, ACC)
-    tl.store(y + (n * yn + c * yc + oy * yh + ox * yw), total.to(y.dtype.element_ty), mask=live)
+    tl.store(y + (n * yn + c * yc + oy * yh + ox * yw), narrow(total, y.dtype.element_ty), mask=live)
 
 
 # ---- which kernel, and how it cuts the image up ---------------------------------------------------------------------
@@ -390,6 +390,11 @@ class Geometry(NamedTuple):
     padding: tuple[int, int]  # before the image
     flip: bool
 
+    @property
+    def channels_last(self) -> bool:
+        """Whether channels are the contiguous axis. Rows win where both are (one channel)."""
+        return self.x_stride[3] != 1 or self.y_stride[3] != 1
+
 
 class Launch(NamedTuple):
     """A kernel with its arguments behind (x, f, y, gain), its constants and its number of programs."""
@@ -398,7 +403,7 @@ class Launch(NamedTuple):
     scalars: tuple[int, ...]
     constants: dict[str, Any]
     programs: int
-    vector: int  # bytes of the widest accesses that are meant to come out
+    vector: tuple[int, int]  # bytes of the widest load and store that are meant to come out
 
 
 def _axis(up: int, down: int, taps: int, pad: int, outputs: int, shift: int = 0) -> tuple[Axis, int]:
@@ -453,88 +458,107 @@ _FAR = 2**30
 """Sizes and pixel numbers along one axis that the sliding kernel's 32-bit arithmetic holds with room to spare."""
 
 
-def _candidates(g: Geometry, vector: int) -> Iterator[tuple[Axis, int, int, Axis, int, int, int]]:
-    """Lanes to try, best first: (axis, first pixel, shift) along y, the same along x, and outputs per vector store (or 0)."""
+class Lane(NamedTuple):
+    """What one lane computes, and how it is laid over threads."""
+
+    ay: Axis
+    row: int  # first pixel along y of the first lane
+    shift_y: int  # minus its first output row
+    ax: Axis
+    column: int
+    shift_x: int
+    store: int  # NCHW: outputs side by side that are stored together; 0 where every column is stored by itself
+    width: int  # channels_last: channels of a thread; else 1
+
+
+def _lanes(g: Geometry, vector: int, x_unit: int) -> Iterator[Lane]:
+    """Lanes to try, best first."""
+    settings = configs.SLIDING
     taps_y, taps_x = (g.f_size[0], g.f_size[-1]) if g.f_size else (1, 1)
-    ay = _best_axis(g.up[1], g.down[1], taps_y, g.padding[1], g.up[1] // gcd(g.up[1], g.down[1]))
-    period = g.up[0] // gcd(g.up[0], g.down[0])
-    if g.x_stride[1] != 1 and period & (period - 1) == 0:
-        outputs = vector * period
-        while outputs >= max(period, 2):
-            if outputs <= configs.SLIDING.widest * vector:
-                axis, pixel = _axis(g.up[0], g.down[0], taps_x, g.padding[0], outputs)
-                yield *ay, axis, pixel, 0, min(outputs, vector)
+    period_x, period_y = (up // gcd(up, down) for up, down in zip(g.up, g.down, strict=True))
+    along_y = _best_axis(g.up[1], g.down[1], taps_y, g.padding[1], period_y * settings.tall)
+    if not g.channels_last and period_x & (period_x - 1) == 0:
+        outputs = max(vector, min(vector * period_x, vector * settings.wide))
+        while outputs >= max(period_x, 2):
+            yield Lane(*along_y, *_axis(g.up[0], g.down[0], taps_x, g.padding[0], outputs), 0, min(outputs, vector), 1)
             outputs //= 2
-    for many in configs.SLIDING.groups:
-        yield *ay, *_best_axis(g.up[0], g.down[0], taps_x, g.padding[0], period * many), 0
+    width = x_unit if g.channels_last else 1
+    while width:
+        for many in settings.groups:
+            yield Lane(*along_y, *_best_axis(g.up[0], g.down[0], taps_x, g.padding[0], period_x * many), 0, width)
+        width //= 2
 
 
 @lru_cache(maxsize=4096)
 def plan(g: Geometry, multiprocessors: int) -> Launch:
     """The launch for a geometry. Pure arithmetic, so that the compile gate takes the same path as a call."""
     settings = configs.SLIDING
-    channels_last = g.x_stride[1] == 1
+    channels_last = g.channels_last
+    size = g.dtype.itemsize
     n, c, h, w = g.x_size
     out_h, out_w = g.y_size[2:]
     # The stride of an axis of one element means nothing, and must not spoil the alignment.
-    xs = [0 if size == 1 else stride for size, stride in zip(g.x_size, g.x_stride, strict=True)]
-    ys = [0 if size == 1 else stride for size, stride in zip(g.y_size, g.y_stride, strict=True)]
+    xs = [0 if length == 1 else stride for length, stride in zip(g.x_size, g.x_stride, strict=True)]
+    ys = [0 if length == 1 else stride for length, stride in zip(g.y_size, g.y_stride, strict=True)]
     separable, has_f = len(g.f_size) == 1, bool(g.f_size)
     taps_y, taps_x = (g.f_size[0], g.f_size[-1]) if has_f else (1, 1)
-    flipped = 0 if g.flip else taps_x - 1 if separable else taps_y * taps_x - 1
-    sign = 1 if g.flip else -1
-    taps = (flipped, sign * taps_x, sign)
-    vector = settings.vector_bytes // g.dtype.itemsize
+    # The kernels correlate; convolution walks through the taps backwards.
+    taps = (0, taps_x, 1) if g.flip else (taps_x - 1 if separable else taps_y * taps_x - 1, -taps_x, -1)
+    vector = settings.vector_bytes // size
     unit = 1 if channels_last else 3
     x_unit = _triton.alignment(vector, g.x_size[unit], *(s for i, s in enumerate(xs) if i != unit))
     y_unit = _triton.alignment(vector, g.y_size[unit], *(s for i, s in enumerate(ys) if i != unit))
-    accumulator = _triton.accumulator(g.dtype)
+    x_strides = [s if i == unit else s // x_unit for i, s in enumerate(xs)]
+    y_strides = [s if i == unit else s // y_unit for i, s in enumerate(ys)]
+    channels, in_w, result_w = (c // max(x_unit, y_unit), w, out_w) if channels_last else (c, w // x_unit, out_w // y_unit)
 
     far = max(n * c, h * g.up[1], w * g.up[0], out_h * g.down[1], out_w * g.down[0], *map(abs, g.padding), *g.up, *g.down) >= _FAR
-    work = taps_y + taps_x if separable else taps_y * taps_x
-    for ay, row0, shift_y, ax, column0, shift_x, store in () if far or work > settings.taps else _candidates(g, vector):
-        lane = x_unit if channels_last else 1
-        registers, carry_rows = _registers(ay, ax, separable, lane, g.dtype.itemsize)
+    many = (taps_y + taps_x if separable else taps_y * taps_x) > settings.taps
+    for lane in () if far or many else _lanes(g, vector, x_unit):
+        ay, ax = lane.ay, lane.ax
+        registers, carry_rows = _registers(ay, ax, separable, lane.width, size)
         if registers > settings.registers:
             continue
         threads = 32 * settings.num_warps
-        tiles_all = -(-(out_w + shift_x) // ax.outputs)
+        groups_all = -(-(out_w + lane.shift_x) // ax.outputs)
         if channels_last:
-            side = min(_triton.power_of_two(c), max(lane, settings.channel_bytes // g.dtype.itemsize))
-            groups = max(1, threads * lane // side)
+            side = min(_triton.power_of_two(c), max(lane.width, settings.channel_bytes // size))
+            groups = max(1, threads * lane.width // side)
             outer, tiles_c = n, -(-c // side)
         else:
-            groups = min(_triton.power_of_two(tiles_all), threads)
+            # 8 groups are a cache line; of the counts from there on the one with the fewest idle lanes past a row's end.
+            counts = [count for count in (128, 64, 32, 16, 8) if count <= min(threads, _triton.power_of_two(groups_all))]
+            groups = min(counts or [_triton.power_of_two(groups_all)], key=lambda count: -(-groups_all // count) * count)
             side = threads // groups
             outer, tiles_c = -(-n * c // side), 1
-        tiles_x = -(-tiles_all // groups)
-        steps_y = -(-(out_h + shift_y) // ay.outputs)
+        tiles_x = -(-groups_all // groups)
+        steps_y = -(-(out_h + lane.shift_y) // ay.outputs)
+        # Bytes that a program moves per step, and with them the programs that keep a multiprocessor's memory pipe full.
+        moved = groups * side * size * (ax.step * ay.step + ax.outputs * ay.outputs)
+        wanted = multiprocessors * settings.bytes_in_flight // moved
         rows = settings.rows
-        while rows > settings.min_rows and outer * tiles_c * tiles_x * -(-steps_y * ay.outputs // rows) < settings.waves * multiprocessors:
+        while rows > settings.min_rows and outer * tiles_c * tiles_x * -(-steps_y * ay.outputs // rows) < wanted:
             rows //= 2
         steps = max(1, rows // ay.outputs)
         strips = -(-steps_y // steps)
         programs = outer * tiles_c * tiles_x * strips
         if programs >= 2**31:
             continue
-        column_unit = _triton.alignment(vector, ax.step) if store else 1
-        offset = column0 % column_unit
-        blocks, skip = _blocks(offset, ax.pixels, column_unit) if store else ((), 0)
-        channels = c // max(x_unit, y_unit) if channels_last else c
-        width, result_w = (w, out_w) if channels_last else (w // x_unit, out_w // y_unit)
-        x_steps = [s if i == unit else s // x_unit for i, s in enumerate(xs)]
-        y_steps = [s if i == unit else s // y_unit for i, s in enumerate(ys)]
+        # Aligned vectors, where there are any; else every column is loaded by itself.
+        column_unit = _triton.alignment(x_unit, ax.step) if lane.store else 1
+        offset = lane.column % column_unit
+        blocks, skip = _blocks(offset, ax.pixels, column_unit) if column_unit > 1 else ((), 0)
         scalars = (
-            *taps, n, channels, h, width, out_h, result_w, *x_steps, *y_steps, row0, (column0 - offset) // column_unit, shift_y, shift_x,
-            steps_y, steps, strips, tiles_x, tiles_c,
+            *taps, n, channels, h, in_w, out_h, result_w, *x_strides, *y_strides,
+            lane.row, (lane.column - offset) // column_unit, lane.shift_y, lane.shift_x, steps_y, steps, strips, tiles_x, tiles_c,
         )  # fmt: skip
         constants = {
             "AY": ay, "AX": ax, "SEPARABLE": separable, "HAS_F": has_f, "CARRY_ROWS": carry_rows, "CHANNELS_LAST": channels_last,
-            "BLOCKS": blocks, "SKIP": skip, "VECTOR": store, "X_UNIT": x_unit, "Y_UNIT": y_unit, "COLUMN_UNIT": column_unit,
-            "GROUPS": groups, "SIDE": side, "ACC": accumulator, "num_warps": settings.num_warps,
+            "BLOCKS": blocks, "SKIP": skip, "VECTOR": lane.store, "X_UNIT": x_unit, "Y_UNIT": y_unit, "COLUMN_UNIT": column_unit,
+            "GROUPS": groups, "SIDE": side, "ACC": _triton.accumulator(g.dtype), "num_warps": settings.num_warps,
         }  # fmt: skip
-        vectors = min(x_unit, y_unit) * g.dtype.itemsize
-        return Launch(_upfirdn2d_fwd_kernel, scalars, constants, programs, vectors)
+        widths = (lane.width, min(lane.width, y_unit)) if channels_last else (column_unit, min(max(lane.store, 1), y_unit))
+        return Launch(_upfirdn2d_fwd_kernel, scalars, constants, programs, (widths[0] * size, widths[1] * size))
 
     count = n * c * out_h * out_w
     lift = [max(0, -(-pad // up)) for pad, up in zip(g.padding, g.up, strict=True)]
@@ -542,10 +566,10 @@ def plan(g: Geometry, multiprocessors: int) -> Launch:
         *taps, count, c, h, w, out_h, out_w, *g.x_stride, *g.y_stride, *g.up, *g.down, taps_x, taps_y, *g.padding, *lift,
     )  # fmt: skip
     constants = {
-        "SEPARABLE": separable, "HAS_F": has_f, "CHANNELS_LAST": channels_last, "ACC": accumulator, "BLOCK": configs.ANY.block,
+        "SEPARABLE": separable, "HAS_F": has_f, "CHANNELS_LAST": channels_last, "ACC": _triton.accumulator(g.dtype), "BLOCK": configs.ANY.block,
         "num_warps": configs.ANY.num_warps,
     }  # fmt: skip
-    return Launch(_upfirdn2d_any_kernel, scalars, constants, -(-count // configs.ANY.block), 0)
+    return Launch(_upfirdn2d_any_kernel, scalars, constants, -(-count // configs.ANY.block), (size, size))
 
 
 def _geometry(
@@ -622,5 +646,5 @@ def compile_cases() -> Iterator[_triton.CompileCase]:
             constants=launch.constants,
             dtype=dtype,
             # 16-byte accesses are required where networks spend their time.
-            vector=launch.vector if sample.tags & {"quick", "full"} else 0,
+            vector=launch.vector if sample.tags & {"quick", "full"} else (0, 0),
         )

@@ -1,0 +1,1 @@
+"""Benchmarks: ``pytest benchmarks/``. The system itself is ``gankern.bench``; README.md says what the numbers mean."""
