@@ -42,6 +42,7 @@ def pytest_configure(config: pytest.Config) -> None:
         if threads < 1:
             raise pytest.UsageError(f"--bench-threads must be at least 1, got {threads}")
         torch.set_num_threads(threads)
+    _device(config)  # an unknown device is an error of usage, not of a test
     # One table at the end, ours. pytest-benchmark's own statistics stay available to --benchmark-json and --benchmark-verbose.
     config.option.benchmark_quiet = True
     # torch.compile's own imports; nothing that a reader of a benchmark could act on.
@@ -108,8 +109,8 @@ def _print(config: pytest.Config, line: str) -> None:
 
 
 def pytest_report_teststatus(report: pytest.TestReport, config: pytest.Config) -> tuple[str, str, str] | None:
-    """No dots between the progress lines: a row that passed or was skipped has a line of its own."""
-    if SESSION in config.stash and report.when == "call" and report.outcome in ("passed", "skipped"):
+    """No letters between the progress lines: every row has a line of its own."""
+    if SESSION in config.stash and report.when == "call" and report.outcome in ("passed", "failed", "skipped"):
         return report.outcome, "", ""
     return None
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Everything that an NVIDIA GPU must show, in at most ten minutes.
 #
-#   benchmarks/gpu.sh [--stages "build tests ceilings bench sanitizer"] [--dry-run] [FOLDER]
+#   benchmarks/gpu.sh [--stages "build tests checks ceilings bench sanitizer"] [--dry-run] [FOLDER]
 #
 # FOLDER (default benchmarks/results/<device>) gets one JSON (quick.json), one log (gpu.log) and at most four plots; every
 # result is written as it is measured. Stages, in order, each under its own limit in seconds (LIMIT_BUILD=300 and so on change it):
 #   build      compile for this GPU's architecture alone and install, in place
 #   tests      the tests that need or use a GPU
+#   checks     CUDA graphs, torch.compile, more than 2^31 elements (python -m benchmarks.gpu_checks)
 #   ceilings   what the machine can do at all: copies, matrix products, cuDNN (python -m benchmarks.ceilings)
 #   bench      pytest benchmarks/ --quick
 #   sanitizer  compute-sanitizer memcheck and racecheck; a machine that refuses them is recorded, not an error
@@ -16,9 +17,9 @@ set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 2
 
 python=${PYTHON:-python3}
-stages=${STAGES:-build tests ceilings bench sanitizer}
+stages=${STAGES:-build tests checks ceilings bench sanitizer}
 dry=0 folder=
-usage() { echo "usage: benchmarks/gpu.sh [--stages \"build tests ceilings bench sanitizer\"] [--dry-run] [FOLDER]" >&2; exit 2; }
+usage() { echo "usage: benchmarks/gpu.sh [--stages \"build tests checks ceilings bench sanitizer\"] [--dry-run] [FOLDER]" >&2; exit 2; }
 while (($#)); do
   case $1 in
     --stages) (($# > 1)) || usage; stages=$2; shift ;;
@@ -31,7 +32,7 @@ while (($#)); do
   shift
 done
 for stage in $stages; do
-  case $stage in build | tests | ceilings | bench | sanitizer) ;; *) echo "gpu.sh: unknown stage '$stage'" >&2; usage ;; esac
+  case $stage in build | tests | checks | ceilings | bench | sanitizer) ;; *) echo "gpu.sh: unknown stage '$stage'" >&2; usage ;; esac
 done
 
 # "<device as in file names> <architecture>", for example "nvidia-h200 90".
@@ -56,7 +57,9 @@ run() {
   local name=$1 limit=$2
   shift 2
   if ((dry)); then
-    printf '%-10s (at most %s s)  %s\n' "$name" "$limit" "$*"
+    printf '%-10s at most %3d s: ' "$name" "$limit"
+    printf ' %q' "$@"
+    echo
     code=0 seconds=0
     return
   fi
@@ -87,7 +90,7 @@ if ((!dry)); then
   : >"$log"
 fi
 
-for stage in build tests ceilings bench sanitizer; do
+for stage in build tests checks ceilings bench sanitizer; do
   [[ " $stages " == *" $stage "* ]] || continue
   case $stage in
     build)
@@ -95,16 +98,20 @@ for stage in build tests ceilings bench sanitizer; do
       record build
       ;;
     tests)
-      run tests "${LIMIT_TESTS:-150}" "$python" -m pytest tests -q -m "not slow and not packaging and not compile_gate" \
+      run tests "${LIMIT_TESTS:-120}" "$python" -m pytest tests -q -m "not slow and not packaging and not compile_gate" \
         -k "(gpu or cuda or triton) and not emulated and not interpreter"
       record tests
       ;;
+    checks)
+      run checks "${LIMIT_CHECKS:-45}" "$python" -m benchmarks.gpu_checks
+      record checks
+      ;;
     ceilings)
-      run ceilings "${LIMIT_CEILINGS:-60}" "$python" -m benchmarks.ceilings --device cuda --seconds 45 --out "$json"
+      run ceilings "${LIMIT_CEILINGS:-55}" "$python" -m benchmarks.ceilings --device cuda --seconds 40 --out "$json"
       record ceilings
       ;;
     bench)
-      run bench "${LIMIT_BENCH:-120}" "$python" -m pytest benchmarks/ --quick --bench-device cuda --results "$folder"
+      run bench "${LIMIT_BENCH:-110}" "$python" -m pytest benchmarks/ --quick --bench-device cuda --results "$folder"
       record bench
       ;;
     sanitizer)

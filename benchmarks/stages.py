@@ -1,4 +1,4 @@
-"""Writes what became of a stage of gpu.sh into the result file: ``python benchmarks/stages.py FILE NAME STATUS SECONDS [NOTE]``.
+"""Keeps what became of a stage of gpu.sh: ``python benchmarks/stages.py FILE.json NAME STATUS SECONDS [NOTE]``.
 
 Standard library only, and never imports gankern: it must work when the build is what failed.
 """

@@ -30,11 +30,13 @@ class NativeStatus:
     module: ModuleType | None = None
     missing: dict[str, str] = field(default_factory=dict)
 
-    def reason(self, backend: str) -> str | None:
-        """None if ``backend`` ('cpu' or 'cuda') is loaded, else one line that says why it is not."""
-        if getattr(self, backend):
-            return None
-        return self.missing.get(backend, "not built")
+    def reason(self, backend: str, kernel: str | None = None) -> str | None:
+        """None if ``backend`` ('cpu' or 'cuda') is loaded and has ``kernel``, else one line that says why it is not."""
+        if not getattr(self, backend):
+            return self.missing.get(backend, "not built")
+        if kernel is not None and not hasattr(torch.ops.gankern_native, f"{kernel}_{backend}"):
+            return f"the native library is older than this checkout: it has no {kernel}_{backend}; to mend: {MEND}"
+        return None
 
 
 def _describe(error: BaseException) -> str:

@@ -84,5 +84,14 @@ __device__ __forceinline__ uint4 pack_vector(const float* v) {
   return make_uint4(pack_word<T>(v), pack_word<T>(v + k), pack_word<T>(v + 2 * k), pack_word<T>(v + 3 * k));
 }
 
+// A 16-byte store to global memory, whatever the compiler would rather merge or split.
+__device__ __forceinline__ void store_vector(void* to, const uint4& u) {
+#if defined(GK_CUDA_ON_CPU)
+  *static_cast<uint4*>(to) = u;
+#else
+  asm volatile("st.global.v4.u32 [%0], {%1, %2, %3, %4};" ::"l"(to), "r"(u.x), "r"(u.y), "r"(u.z), "r"(u.w) : "memory");
+#endif
+}
+
 }  // namespace
 }  // namespace gk

@@ -17,7 +17,7 @@
 
 #include <new>
 
-#include "common/cpu_vec.h"
+#include "common/cpu_fir.h"
 #include "upfirdn2d/upfirdn2d_math.h"
 
 namespace gk {
@@ -155,159 +155,6 @@ struct Plan {
   }
 };
 
-// ---- down the columns ------------------------------------------------------------------------------------------------
-// out[0 .. N) = sum over t < count of taps[t] * rows[t][at + ..], N vectors.
-template <class S, int N>
-GK_INLINE void sum_rows(const typename S::Elem* const* rows, const typename S::Acc* taps, int64_t count, int64_t at,
-                        typename S::Vec* out) {
-  typename S::Vec sum[N] = {};
-  for (int64_t t = 0; t < count; ++t) {
-    const typename S::Elem* p = rows[t] + at;
-#pragma GCC unroll 8
-    for (int i = 0; i < N; ++i) sum[i] += taps[t] * S::load(p + i * S::lanes);
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < N; ++i) out[i] = sum[i];
-}
-template <class S>
-GK_INLINE typename S::Vec sum_rows_part(const typename S::Elem* const* rows, const typename S::Acc* taps, int64_t count,
-                                        int64_t at, int64_t n) {
-  typename S::Vec sum = {};
-  for (int64_t t = 0; t < count; ++t) sum += taps[t] * S::load(rows[t] + at, n);
-  return sum;
-}
-
-template <class S>
-void column_pass(const typename S::Elem* const* rows, const typename S::Acc* taps, int64_t count, int64_t at, int64_t n,
-                 typename S::Acc* out) {
-  using Scratch = typename ScratchOf<typename S::Acc>::type;
-  constexpr int L = S::lanes;
-  typename S::Vec v[4];
-  int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L) {
-    sum_rows<S, 4>(rows, taps, count, at + i, v);
-    for (int j = 0; j < 4; ++j) Scratch::store(out + i + j * L, v[j]);
-  }
-  for (; i + L <= n; i += L) {
-    sum_rows<S, 1>(rows, taps, count, at + i, v);
-    Scratch::store(out + i, v[0]);
-  }
-  if (i < n) Scratch::store(out + i, sum_rows_part<S>(rows, taps, count, at + i, n - i), n - i);
-}
-
-// The same, the pixels alternately into two subrows, beginning with `first`.
-template <class S>
-void column_pass_halves(const typename S::Elem* const* rows, const typename S::Acc* taps, int64_t count, int64_t at,
-                        int64_t n, typename S::Acc* first, typename S::Acc* second) {
-  using Scratch = typename ScratchOf<typename S::Acc>::type;
-  constexpr int L = S::lanes;
-  typename S::Vec v[4];
-  int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L) {
-    sum_rows<S, 4>(rows, taps, count, at + i, v);
-    Scratch::store(first + i / 2, even_lanes(v[0], v[1]));
-    Scratch::store(second + i / 2, odd_lanes(v[0], v[1]));
-    Scratch::store(first + i / 2 + L, even_lanes(v[2], v[3]));
-    Scratch::store(second + i / 2 + L, odd_lanes(v[2], v[3]));
-  }
-  for (; i < n; i += 2 * L) {
-    const int64_t rest = n - i;
-    for (int j = 0; j < 2; ++j) {
-      if (rest >= (j + 1) * L)
-        sum_rows<S, 1>(rows, taps, count, at + i + j * L, v + j);
-      else
-        v[j] = sum_rows_part<S>(rows, taps, count, at + i + j * L, max64(0, rest - j * L));
-    }
-    const auto even = even_lanes(v[0], v[1]), odd = odd_lanes(v[0], v[1]);
-    if (rest >= 2 * L) {
-      Scratch::store(first + i / 2, even), Scratch::store(second + i / 2, odd);
-    } else if (rest == 2 * L - 1) {
-      Scratch::store(first + i / 2, even), Scratch::store(second + i / 2, odd, L - 1);
-    } else {
-      Scratch::store(first + i / 2, even, (rest + 1) / 2), Scratch::store(second + i / 2, odd, rest / 2);
-    }
-  }
-}
-
-// ---- along the row ---------------------------------------------------------------------------------------------------
-// The terms of one output phase: `count` taps on each of `rows` scratch rows.
-template <class Acc>
-struct Terms {
-  const Acc* const* row;   // scratch rows
-  const Acc* const* taps;  // of every row
-  const int64_t* offset;   // [count]
-  int64_t rows, first, count;  // taps [first, first + count)
-};
-
-template <class S, int N>
-GK_INLINE void sum_terms(const Terms<typename S::Acc>& terms, int64_t at, typename S::Vec* out) {
-  using Scratch = typename ScratchOf<typename S::Acc>::type;
-  typename S::Vec sum[N] = {};
-  for (int64_t r = 0; r < terms.rows; ++r) {
-    const typename S::Acc* row = terms.row[r] + at;
-    const typename S::Acc* taps = terms.taps[r] + terms.first;
-    const int64_t* offset = terms.offset + terms.first;
-    for (int64_t m = 0; m < terms.count; ++m) {
-      const typename S::Acc* p = row + offset[m];
-#pragma GCC unroll 8
-      for (int i = 0; i < N; ++i) sum[i] += taps[m] * Scratch::load(p + i * S::lanes);
-    }
-  }
-#pragma GCC unroll 8
-  for (int i = 0; i < N; ++i) out[i] = sum[i];
-}
-
-// n contiguous outputs of one phase: y[i] = terms at + i.
-template <class S>
-void row_pass(const Terms<typename S::Acc>& terms, int64_t at, int64_t n, typename S::Elem* y) {
-  constexpr int L = S::lanes;
-  typename S::Vec v[4];
-  int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L) {
-    sum_terms<S, 4>(terms, at + i, v);
-    for (int j = 0; j < 4; ++j) S::store(y + i + j * L, v[j]);
-  }
-  for (; i < n; i += L) {
-    sum_terms<S, 1>(terms, at + i, v);
-    if (i + L <= n)
-      S::store(y + i, v[0]);
-    else
-      S::store(y + i, v[0], n - i);
-  }
-}
-
-// n outputs of two phases in turn.
-template <class S>
-void row_pass_pairs(const Terms<typename S::Acc>& even, const Terms<typename S::Acc>& odd, int64_t n,
-                    typename S::Elem* y) {
-  constexpr int L = S::lanes;
-  typename S::Vec a[2], b[2];
-  int64_t i = 0;
-  for (; i + 4 * L <= n; i += 4 * L) {
-    sum_terms<S, 2>(even, i / 2, a);
-    sum_terms<S, 2>(odd, i / 2, b);
-    for (int j = 0; j < 2; ++j) {
-      S::store(y + i + 2 * j * L, interleave_low(a[j], b[j]));
-      S::store(y + i + (2 * j + 1) * L, interleave_high(a[j], b[j]));
-    }
-  }
-  for (; i < n; i += 2 * L) {
-    sum_terms<S, 1>(even, i / 2, a);
-    sum_terms<S, 1>(odd, i / 2, b);
-    const auto low = interleave_low(a[0], b[0]), high = interleave_high(a[0], b[0]);
-    const int64_t rest = n - i;
-    if (rest >= L) {
-      S::store(y + i, low);
-      if (rest >= 2 * L)
-        S::store(y + i + L, high);
-      else if (rest > L)
-        S::store(y + i + L, high, rest - L);
-    } else {
-      S::store(y + i, low, rest);
-    }
-  }
-}
-
 template <class S>
 void fill_zeros(typename S::Elem* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = 0;  // all storage types: bits 0 are the number 0
@@ -338,8 +185,8 @@ class Worker {
     arena.take(scratch, pitch * most);
     arena.take(slot_row, most);
     arena.take(input_rows, plan.column_rows);
-    arena.take(ring_rows, plan.column_rows);
-    arena.take(ring_taps, plan.column_rows);
+    arena.take(streams, plan.row_taps * plan.column_rows);
+    arena.take(stream_taps, plan.row_taps * plan.column_rows);
     arena.take(whole, !geo.interleaved && geo.step > 2 ? tile_pixels : 0);
     arena.take(split, !geo.interleaved && geo.phases > 2 ? tile_groups * (geo.phases + 1) + kSlack : 0);
   }
@@ -349,6 +196,7 @@ class Worker {
     slots = plan.separable ? 1 : plan.column_rows;
     for (int64_t i = 0; !geo.interleaved && i < plan.row_taps; ++i)
       plan.offset[i] = plan.pixel[i] % geo.step * subrow + plan.pixel[i] / geo.step;
+    if (plan.separable) gather_streams({0, 0}, 0, 1);
   }
 
   // Output rows [begin, end) of all images together.
@@ -382,6 +230,7 @@ class Worker {
     zeroed_low = INT64_MIN;
     if (!geo.interleaved) return;
     for (int64_t i = 0; i < plan.row_taps; ++i) plan.offset[i] = plan.pixel[i] * n;
+    if (plan.separable) gather_streams({0, 0}, 0, 1);
   }
 
   void tile(const Elem* x, Elem* y, int64_t q0, int64_t q1, int64_t first_row, int64_t last_row) {
@@ -393,6 +242,7 @@ class Worker {
       zeroed_low = low, zeroed_pixels = pixels;
     }
     for (int64_t i = 0; i < slots; ++i) slot_row[i] = -1;
+    int64_t newest = INT64_MIN / 2;
     for (int64_t oy = first_row; oy < last_row; ++oy) {
       Elem* out = y + oy * p.y.stride[2] + out0 * p.y.stride[3];
       const Meeting m = first_meeting(oy * p.down_y - p.pad_y0, p.up_y);
@@ -402,47 +252,46 @@ class Worker {
         zero_row(out, outputs);
         continue;
       }
-      int64_t rows = 1;
       if (plan.separable) {
         for (int64_t t = skip; t < stop; ++t) input_rows[t - skip] = x + (m.pixel + t) * p.x.stride[2];
-        column_sum(plan.column + plan.column_start[m.tap] + skip, stop - skip, from, to, low, scratch);
-        ring_rows[0] = scratch, ring_taps[0] = plan.row;
+        const int64_t last = m.pixel + stop - 1;
+        column_sum(plan.column + plan.column_start[m.tap] + skip, stop - skip, min64(last - newest, stop - skip), from, to,
+                   low, scratch);
+        newest = last;
       } else {
         for (int64_t t = skip; t < stop; ++t) {
           const int64_t row = m.pixel + t, slot = row % slots;
           if (slot_row[slot] != row) {
             input_rows[0] = x + row * p.x.stride[2];
-            column_sum(plan.column, 1, from, to, low, scratch + slot * pitch);  // a tap of 1
+            column_sum(plan.column, 1, 1, from, to, low, scratch + slot * pitch);  // a tap of 1
             slot_row[slot] = row;
           }
-          ring_rows[t - skip] = scratch + slot * pitch;
-          ring_taps[t - skip] = plan.row + (m.tap + t * p.up_y) * plan.row_taps;
         }
-        rows = stop - skip;
+        gather_streams(m, skip, stop);
       }
-      row_sum(rows, outputs, out);
+      row_sum(stop - skip, outputs, out);
     }
   }
 
   // Pixels [from, to) of the `count` rows in input_rows, summed into a scratch row that begins with pixel `low`.
-  void column_sum(const Acc* taps, int64_t count, int64_t from, int64_t to, int64_t low, Acc* out) {
-    const Elem* const* rows = input_rows;
+  void column_sum(const Acc* taps, int64_t count, int64_t fresh, int64_t from, int64_t to, int64_t low, Acc* out) {
+    const Streams<S> rows{input_rows, taps, count, fresh};
     const int64_t at = from - low, n = to - from;
     if (geo.interleaved) {
       if (p.x.stride[3] == channels) {
-        column_pass<S>(rows, taps, count, from * channels, n * channels, out + at * channels);
+        sum_streams<S, Scratch, false>(rows, from * channels, n * channels, out + at * channels);
       } else {
         for (int64_t i = 0; i < n; ++i)
-          column_pass<S>(rows, taps, count, (from + i) * p.x.stride[3], channels, out + (at + i) * channels);
+          sum_streams<S, Scratch, false>(rows, (from + i) * p.x.stride[3], channels, out + (at + i) * channels);
       }
     } else if (geo.step == 1) {
-      column_pass<S>(rows, taps, count, from, n, out + at);
+      sum_streams<S, Scratch, false>(rows, from, n, out + at);
     } else if (geo.step == 2) {
       Acc* first = out + at % 2 * subrow + at / 2;
       Acc* second = out + (at + 1) % 2 * subrow + (at + 1) / 2;
-      column_pass_halves<S>(rows, taps, count, from, n, first, second);
+      sum_streams_dealt<S>(rows, from, n, first, second);
     } else {
-      column_pass<S>(rows, taps, count, from, n, whole);
+      sum_streams<S, Scratch, false>(rows, from, n, whole);
       for (int64_t i = 0; i < min64(geo.step, n); ++i) {
         Acc* sub = out + (at + i) % geo.step * subrow + (at + i) / geo.step;
         for (int64_t j = i; j < n; j += geo.step) *sub++ = whole[j];
@@ -450,31 +299,44 @@ class Worker {
     }
   }
 
-  Terms<Acc> phase(int64_t r, int64_t rows) const {
-    return {ring_rows, ring_taps, plan.offset, rows, plan.phase_start[r],
-            plan.phase_start[r + 1] - plan.phase_start[r]};
+  // The streams that the second pass sums, phase by phase: taps of a phase on the first row, on the second, ...
+  void gather_streams(const Meeting& m, int64_t skip, int64_t stop) {
+    int64_t n = 0;
+    for (int64_t r = 0; r < geo.phases; ++r)
+      for (int64_t t = skip; t < stop; ++t) {
+        const Acc* row = scratch + (plan.separable ? 0 : (m.pixel + t) % slots * pitch);
+        const Acc* taps = plan.row + (plan.separable ? 0 : (m.tap + t * p.up_y) * plan.row_taps);
+        for (int64_t k = plan.phase_start[r]; k < plan.phase_start[r + 1]; ++k, ++n)
+          streams[n] = row + plan.offset[k], stream_taps[n] = taps[k];
+      }
+  }
+
+  Streams<Scratch> phase(int64_t r, int64_t rows) const {
+    if (plan.separable) rows = 1;
+    const int64_t first = plan.phase_start[r] * rows;
+    return {streams + first, stream_taps + first, (plan.phase_start[r + 1] - plan.phase_start[r]) * rows};
   }
 
   void row_sum(int64_t rows, int64_t outputs, Elem* y) {
     if (geo.interleaved) {
       if (geo.phases == 1 && geo.step == 1 && p.y.stride[3] == channels) {
-        row_pass<S>(phase(0, rows), 0, outputs * channels, y);
+        sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs * channels, y);
         return;
       }
       for (int64_t r = 0; r < geo.phases; ++r) {
-        const Terms<Acc> terms = phase(r, rows);
+        const Streams<Scratch> terms = phase(r, rows);
         for (int64_t i = r, at = 0; i < outputs; i += geo.phases, at += geo.step * channels)
-          row_pass<S>(terms, at, channels, y + i * p.y.stride[3]);
+          sum_streams<Scratch, S, true>(terms, at, channels, y + i * p.y.stride[3]);
       }
     } else if (geo.phases == 1) {
-      row_pass<S>(phase(0, rows), 0, outputs, y);
+      sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs, y);
     } else if (geo.phases == 2) {
-      row_pass_pairs<S>(phase(0, rows), phase(1, rows), outputs, y);
+      sum_streams_interleaved<S>(phase(0, rows), phase(1, rows), outputs, y);
     } else {
       const int64_t groups = ceil_div(outputs, geo.phases);
       Acc* turn = split + tile_groups;
       for (int64_t r = 0; r < geo.phases; ++r) {
-        row_pass<Scratch>(phase(r, rows), 0, groups, split);
+        sum_streams<Scratch, Scratch, false>(phase(r, rows), 0, groups, split);
         for (int64_t q = 0; q < groups; ++q) turn[q * geo.phases + r] = split[q];
       }
       int64_t i = 0;
@@ -501,7 +363,8 @@ class Worker {
   Acc* scratch;
   int64_t* slot_row;              // the input row that a scratch row holds, or -1
   const Elem** input_rows;
-  const Acc **ring_rows, **ring_taps;
+  const Acc** streams;            // of the second pass, see gather_streams
+  Acc* stream_taps;
   Acc *whole, *split;             // a row before it is cut into subrows; phases before they are interleaved
   int64_t channels = 0;           // of the image at hand
   int64_t zeroed_low = INT64_MIN, zeroed_pixels = 0;  // the tile that the zeros in scratch belong to

@@ -64,31 +64,31 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
   // Where outputs meet pixels along x; the tile's first pixel is the ring's column 0.
   const Meeting meeting = first_meeting(static_cast<int64_t>(out_x) * a.down_x - a.pad_x, a.up_x);
   const int first_pixel = static_cast<int>(first_meeting(static_cast<int64_t>(tile_x) * a.down_x - a.pad_x, a.up_x).pixel);
-  const int row_bytes = (a.pitch << a.lanes_log2) * 16, stage_bytes = kStageRows * row_bytes;
-  const unsigned char* read = ring + (((static_cast<int>(meeting.pixel) - first_pixel) << a.lanes_log2) + cv) * 16;
-  unsigned char* write = ring + threadIdx.x * 16;
+  const int stage_bytes = kStageRows * a.row_bytes, write0 = threadIdx.x * 16;
+  const int read0 = (((static_cast<int>(meeting.pixel) - first_pixel) << a.lanes_log2) + cv) * 16;
 
   const int first_row = a.first_in + unit0 * S::kIn;
-  int rows_left = (units + S::kSpan - 1) * S::kIn, row = first_row, filled = 0;
+  int rows_left = (units + S::kSpan - 1) * S::kIn, row = first_row;
   const char* from = a.x + n * a.x_stride[0] + c * static_cast<int64_t>(sizeof(T)) + first_row * a.x_stride[2] +
                      (first_pixel + column) * a.x_stride[3];
+  RingPosition write{write0, write0 + kStages * stage_bytes, write0};
   auto fill = [&] {
-    if (rows_left > 0) {  // a strip's rows are even in number or the last one is read for nothing, inside the image or not
+    if (rows_left > 0) {  // of an odd number of rows the last stage brings one for nothing
       const bool inside0 = in_channels && static_cast<unsigned>(row) < static_cast<unsigned>(a.in_h);
       const bool inside1 = in_channels && static_cast<unsigned>(row + 1) < static_cast<unsigned>(a.in_h);
       const char *from0 = from, *from1 = from + a.x_stride[2];
-      unsigned char* to = write + filled * stage_bytes;
+      unsigned char* to = ring + write.now;
 #pragma unroll 1
       for (int p = column; p < a.pitch; p += columns) {
         const bool inside = static_cast<unsigned>(first_pixel + p) < static_cast<unsigned>(a.in_w);
         async_copy<16>(to, from0, inside && inside0);
-        async_copy<16>(to + row_bytes, from1, inside && inside1);
+        async_copy<16>(to + a.row_bytes, from1, inside && inside1);
         from0 += columns * a.x_stride[3], from1 += columns * a.x_stride[3], to += kChannelThreads * 16;
       }
     }
     async_commit();
     rows_left -= kStageRows, row += kStageRows, from += kStageRows * a.x_stride[2];
-    filled = filled + 1 == kStages ? 0 : filled + 1;
+    write.advance(stage_bytes);
   };
 #pragma unroll 1
   for (int s = 0; s < kStages - 1; ++s) fill();
@@ -97,15 +97,15 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
   if (a.taps) product = product_of(a.taps, a.tap_w, a.tap_h);
   if (a.product_only && !product.holds) return async_wait<0>();
 
-  int stage = -1;
+  RingPosition read{read0, read0 + kStages * stage_bytes, read0 + (kStages - 1) * stage_bytes};
   auto next_stage = [&] {
     async_wait<kStages - 2>();
     __syncthreads();  // the stage has arrived for all, and all have read the one that is filled next
     fill();
-    stage = stage + 1 == kStages ? 0 : stage + 1;
+    read.advance(stage_bytes);
   };
   auto for_taps = [&](int r, auto f) {
-    const uint4* at = reinterpret_cast<const uint4*>(read + stage * stage_bytes + r * row_bytes);
+    const uint4* at = reinterpret_cast<const uint4*>(ring + read.now + r * a.row_bytes);
 #pragma unroll
     for (int j = 0; j < S::kPixels; ++j) {
       float v[V];
@@ -118,13 +118,15 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
   const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y), end = min(units * S::kOut, a.out_h - first_y);
   char* out = a.y + n * a.y_stride[0] + c * static_cast<int64_t>(sizeof(T)) + out_x * a.y_stride[3] +
               (first_y - (S::kSpan - 1) * S::kOut) * a.y_stride[2];
-  auto emit = [&](int line, const float* v) {
-    if (in_channels && static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin)) {
+  bool stores[kColumns];
 #pragma unroll
-      for (int i = 0; i < kColumns; ++i)
-        if (static_cast<unsigned>(out_x + i) < static_cast<unsigned>(a.out_w))
-          *reinterpret_cast<uint4*>(out + i * a.y_stride[3]) = pack_vector<T>(v + i * V);
-    }
+  for (int i = 0; i < kColumns; ++i)
+    stores[i] = in_channels && static_cast<unsigned>(out_x + i) < static_cast<unsigned>(a.out_w);
+  auto emit = [&](int line, const float* v) {
+    const bool complete = static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);
+#pragma unroll
+    for (int i = 0; i < kColumns; ++i)
+      if (complete && stores[i]) store_vector(out + i * a.y_stride[3], pack_vector<T>(v + i * V));
     out += a.y_stride[2];
   };
 
@@ -165,18 +167,23 @@ struct RowShape : Shape<kMode, K, 1, kPerVector<T>, kMode == kUp ? K / 2 + 1 : K
   static constexpr int kOdd = kSize == 2 ? 1 : 0;  // halves: a row may begin in the middle of a word
   static constexpr int kLoads = ((kInputs + kOdd) * kSize + kAlign - 1) / kAlign;
   static constexpr int kWords = kLoads * kAlign / 4;
+  static constexpr int kPer = 4 / kSize;
+  static constexpr int kWhole = kStep / kPer;                                      // words of a staged row for every lane
+  static constexpr int kTail = (kInputs - kStep + kOdd + kPer - 1) / kPer;         // and beyond: one for each of the first lanes
+  static constexpr int kLeastLanes = kTail > 8 ? 4 : kTail > 4 ? 3 : kTail > 2 ? 2 : 1;  // their logarithm
   static constexpr GK_HD int used(int lanes) { return (lanes - 1) * kStep + kInputs; }  // values of a staged row
   static constexpr int pitch(int lanes) {
-    const int read = (lanes - 1) * kStep * kSize + kLoads * kAlign, filled = (used(lanes) + 2 * kOdd) * kSize;
+    const int read = (lanes - 1) * kStep * kSize + kLoads * kAlign, filled = 4 * (kWhole * lanes + kTail);
     return ((read > filled ? read : filled) + 15) / 16 * 16;
   }
 };
 
-template <class T, Mode kMode, int K>
+// kAligned: y takes 16-byte stores, and all rows of x begin and end between 4-byte words.
+template <class T, Mode kMode, int K, bool kAligned>
 __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(const FastArgs a) {
   using S = RowShape<T, kMode, K>;
-  constexpr int V = S::V, MX = S::MX, kSize = S::kSize, kPer = kPerWord<T>;
-  GK_DYNAMIC_SHARED(unsigned char, shared);
+  constexpr int V = S::V, MX = S::MX, kSize = S::kSize, kPer = S::kPer;
+  GK_DYNAMIC_SHARED(unsigned char, ring);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
   const int lanes = 1 << a.lanes_log2, column = lane & (lanes - 1), group = lane >> a.lanes_log2, groups = 32 >> a.lanes_log2;
   const int64_t team = static_cast<int64_t>(blockIdx.x) * (kRowThreads / 32) + warp, strip = team / a.segments;
@@ -191,49 +198,53 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   const int odd_pad = a.pad_x & 1;
   const int first_pixel = kMode == kUp ? (tile_x - a.pad_x + odd_pad) / 2 : (kMode == kDown ? 2 : 1) * tile_x - a.pad_x;
 
-  const int row_bytes = groups * a.pitch, stage_bytes = kStageRows * row_bytes;
-  unsigned char* ring = shared + warp * (kStages * stage_bytes + (a.wide ? 0 : 512));
-  const int first_row = a.first_in + unit0 * S::kIn, used = S::used(lanes);
-  int rows_left = (units + S::kSpan - 1) * S::kIn, row = first_row, filled = 0;
+  const int stage_bytes = kStageRows * a.row_bytes, ring0 = warp * kStages * stage_bytes + group * a.pitch;
+  const int first_row = a.first_in + unit0 * S::kIn;
+  int rows_left = (units + S::kSpan - 1) * S::kIn, row = first_row;
   const char* from = a.x + n * a.x_stride[0] + c * a.x_stride[1] + first_row * a.x_stride[2] +
                      static_cast<int64_t>(first_pixel) * kSize;
-  // Halves: 1 if first_pixel is the upper half of a word of memory, in this row; it then is so in shared memory, too.
+  // Halves: 1 if first_pixel is the upper half of a word of memory, in the strip's first row (kAligned: in all); it then is so
+  // in shared memory, too. A lane copies the words column, column + lanes, ... of a row.
   const int odd = S::kOdd ? static_cast<int>(reinterpret_cast<uintptr_t>(from) >> 1 & 1) : 0;
-  const int odd_step = S::kOdd ? static_cast<int>(a.x_stride[2] >> 1 & 1) : 0;
-  auto fill_row = [&](unsigned char* to) {
-    const bool inside = in_items && static_cast<unsigned>(row) < static_cast<unsigned>(a.in_h);
-    const int p = S::kOdd ? static_cast<int>(reinterpret_cast<uintptr_t>(from) >> 1 & 1) : 0;
-    const char* word = from - 2 * p + 4 * column;
-    int pixel = first_pixel - p + kPer * column;  // of the word's lower half; -1 if only the upper half is of this row
-    const int words = (used + p + kPer - 1) / kPer;
-    if (S::kOdd && ((a.in_w - first_pixel + p) & 1) && a.in_w <= first_pixel + used) {
-      // The row ends in the middle of a word, whose upper half may be past the end of all memory.
+  const int odd_step = S::kOdd && !kAligned ? static_cast<int>(a.x_stride[2] >> 1 & 1) : 0;
+  const bool in_tail = column < S::kTail;
+  unsigned in_row = 0;  // kAligned: a bit for each word, the same in all rows
+#pragma unroll
+  for (int i = 0; i <= S::kWhole; ++i)
+    if (in_items && static_cast<unsigned>(first_pixel - odd + kPer * (column + i * lanes)) < static_cast<unsigned>(a.in_w))
+      in_row |= 1u << i;
+  if (kAligned) from += 4 * column - 2 * odd;
+  RingPosition write{ring0 + 4 * column, ring0 + 4 * column + kStages * stage_bytes, ring0 + 4 * column};
+  auto fill_row = [&](unsigned char* to, const char* word, int r) {
+    const bool in_image = static_cast<unsigned>(row + r) < static_cast<unsigned>(a.in_h);
+    if constexpr (kAligned) {
+      const unsigned wanted = in_image ? in_row : 0;
+#pragma unroll
+      for (int i = 0; i < S::kWhole; ++i, word += 4 * lanes, to += 4 * lanes) async_copy<4>(to, word, wanted & 1u << i);
+      if (in_tail) async_copy<4>(to, word, wanted & 1u << S::kWhole);
+    } else {
+      const int p = odd ^ (odd_step & r);
+      int pixel = first_pixel - p + kPer * column;  // of the word's lower half
+      word += 4 * column - 2 * p;
 #pragma unroll 1
-      for (int i = column; i < words; i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes)
-        if (inside && pixel == a.in_w - 1)
+      for (int i = column; i < S::kWhole * lanes + S::kTail; i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes) {
+        // A row may end in the middle of a word, whose upper half may be past the end of all memory. If it begins there, the
+        // lower half (pixel -1) is another row's, or something else of the same 4 bytes: next_stage wipes it.
+        if (S::kOdd && pixel == a.in_w - 1 && in_image && in_items)
           async_copy_half(to, word);
         else
-          async_copy<4>(to, word, inside && static_cast<unsigned>(pixel + 1) < static_cast<unsigned>(a.in_w));
-    } else {
-      constexpr int kWhole = S::kStep / kPer;  // words that every lane copies
-#pragma unroll
-      for (int i = 0; i < kWhole; ++i, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes)
-        async_copy<4>(to, word, inside && static_cast<unsigned>(pixel + S::kOdd) < static_cast<unsigned>(a.in_w));
-#pragma unroll 1
-      for (int i = kWhole * lanes + column; i < words; i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes)
-        async_copy<4>(to, word, inside && static_cast<unsigned>(pixel + S::kOdd) < static_cast<unsigned>(a.in_w));
+          async_copy<4>(to, word, static_cast<unsigned>(pixel + S::kOdd) < static_cast<unsigned>(a.in_w) && in_image && in_items);
+      }
     }
-    from += a.x_stride[2], ++row;
   };
   auto fill = [&] {
     if (rows_left > 0) {
-      unsigned char* to = ring + filled * stage_bytes + group * a.pitch + 4 * column;
-#pragma unroll
-      for (int r = 0; r < kStageRows; ++r) fill_row(to + r * row_bytes);
+      fill_row(ring + write.now, from, 0);
+      fill_row(ring + write.now + a.row_bytes, from + a.x_stride[2], 1);
     }
     async_commit();
-    rows_left -= kStageRows;
-    filled = filled + 1 == kStages ? 0 : filled + 1;
+    rows_left -= kStageRows, row += kStageRows, from += kStageRows * a.x_stride[2];
+    write.advance(stage_bytes);
   };
 #pragma unroll 1
   for (int s = 0; s < kStages - 1; ++s) fill();
@@ -242,26 +253,24 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   if (a.taps) product = product_of(a.taps, a.tap_w, a.tap_h);
   if (a.product_only && !product.holds) return async_wait<0>();
 
-  int stage = -1;
+  RingPosition read{ring0, ring0 + kStages * stage_bytes, ring0 + (kStages - 1) * stage_bytes};
   auto next_stage = [&] {
     async_wait<kStages - 2>();
-    stage = stage + 1 == kStages ? 0 : stage + 1;
-    if constexpr (S::kOdd) {
-      // A word that straddles the row's left edge brought the element before it; whoever copied it wipes that half.
-      if (first_pixel < 0) {
+    read.advance(stage_bytes);
+    if constexpr (S::kOdd && !kAligned) {  // whoever copied a word that straddles the row's left edge wipes the half before it
 #pragma unroll
-        for (int r = 0; r < kStageRows; ++r) {
-          const int at = (odd ^ (odd_step & r)) - 1 - first_pixel;  // of pixel -1, in halves
-          if (at < used && (at & 1) == 0 && (at >> 1 & (lanes - 1)) == column)
-            *reinterpret_cast<uint16_t*>(ring + stage * stage_bytes + r * row_bytes + group * a.pitch + 2 * at) = 0;
-        }
+      for (int r = 0; r < kStageRows; ++r) {
+        const int at = (odd ^ (odd_step & r)) - 1 - first_pixel;  // of pixel -1, in halves
+        if (at >= 0 && at < kPer * (S::kWhole * lanes + S::kTail) && at % 2 == 0 && (at / 2 & (lanes - 1)) == column)
+          *reinterpret_cast<uint16_t*>(ring + read.now + r * a.row_bytes + 2 * at) = 0;
       }
     }
     __syncwarp();  // the stage has arrived for all, and all have read the one that is filled next
     fill();
   };
+  const int read_lane = column * (S::kStep * kSize);
   auto for_taps = [&](int r, auto f) {
-    const unsigned char* at = ring + stage * stage_bytes + r * row_bytes + group * a.pitch + column * (S::kStep * kSize);
+    const unsigned char* at = ring + read.now + r * a.row_bytes + read_lane;
     uint32_t words[S::kWords + 1];
 #pragma unroll
     for (int i = 0; i < S::kLoads; ++i) {
@@ -289,20 +298,26 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   };
   const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y), end = min(units * S::kOut, a.out_h - first_y);
   char* out = a.y + n * a.y_stride[0] + c * a.y_stride[1] + (first_y - (S::kSpan - 1) * S::kOut) * a.y_stride[2];
+  const bool stores = in_items && out_x < a.out_w;
+  if (kAligned) out += static_cast<int64_t>(out_x) * kSize;
   auto emit = [&](int line, const float* v) {
-    if (static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin)) {  // alike in the whole warp
+    const bool complete = static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);  // alike in the whole warp
+    const uint4 packed = pack_vector<T>(v);
+    if constexpr (kAligned) {
+      if (complete && stores) store_vector(out, packed);
+    } else if (complete) {
       T* outputs = reinterpret_cast<T*>(out);
       if (a.wide) {
-        if (in_items && out_x < a.out_w) *reinterpret_cast<uint4*>(outputs + out_x) = pack_vector<T>(v);
+        if (stores) store_vector(outputs + out_x, packed);
       } else {
-        unsigned char* exchange = ring + kStages * stage_bytes;
+        unsigned char* exchange = ring + kRowThreads / 32 * kStages * stage_bytes + warp * 512;
         __syncwarp();  // the row before has been stored
-        reinterpret_cast<uint4*>(exchange)[lane] = pack_vector<T>(v);
+        reinterpret_cast<uint4*>(exchange)[lane] = packed;
         __syncwarp();
-        const T* packed = reinterpret_cast<const T*>(exchange) + group * lanes * V;
+        const T* mine = reinterpret_cast<const T*>(exchange) + group * lanes * V;
 #pragma unroll 2
         for (int i = column; i < lanes * V; i += lanes)
-          if (in_items && tile_x + i < a.out_w) outputs[tile_x + i] = packed[i];
+          if (in_items && tile_x + i < a.out_w) outputs[tile_x + i] = mine[i];
       }
     }
     out += a.y_stride[2];
@@ -505,9 +520,9 @@ const char* launch_channels(const Upfirdn2dParams& p, cudaStream_t stream) {
     if (ceil_div(vectors, 1 << i) << i < ceil_div(vectors, 1 << a.lanes_log2) << a.lanes_log2) a.lanes_log2 = i;
   const int64_t columns = kChannelThreads >> a.lanes_log2;
   const int64_t pitch = ceil_div((columns - 1) * S::kColumns * p.down_x, p.up_x) + S::kPixels;
+  if (pitch << a.lanes_log2 > 1024) return kNotServed;  // more shared memory than leaves room for two blocks
   const int64_t bytes = (pitch << a.lanes_log2) * 16 * kStageRows * kStages;
-  if (bytes > 96 * 1024) return kNotServed;  // two blocks a multiprocessor
-  a.pitch = static_cast<int>(pitch);
+  a.pitch = static_cast<int>(pitch), a.row_bytes = static_cast<int>(pitch << a.lanes_log2) * 16;
   a.first_x = S::kColumns > 1 && kMode == kUp && a.pad_x % 2 == 0 ? -1 : 0;
   a.tiles_c = static_cast<int>(ceil_div(vectors, 1 << a.lanes_log2));
   a.tiles_x = static_cast<int>(ceil_div(a.out_w - a.first_x, columns * S::kColumns));
@@ -531,23 +546,30 @@ const char* launch_rows(const Upfirdn2dParams& p, cudaStream_t stream) {
   for (int i = 0; i < 3; ++i)
     if (p.y.size[i] > 1) bits |= static_cast<uintptr_t>(a.y_stride[i]);
   a.wide = bits % 16 == 0;
+  bits = reinterpret_cast<uintptr_t>(a.x) | static_cast<uintptr_t>(a.in_w) * sizeof(T);
+  for (int i = 0; i < 3; ++i)
+    if (p.x.size[i] > 1) bits |= static_cast<uintptr_t>(a.x_stride[i]);
+  const bool aligned = a.wide && bits % 4 == 0;
   // Lanes side by side: what reads least, rounded up to whole tiles. The other lanes of a warp have other tiles or planes.
   int64_t least = 0;
-  for (int i = 5; i >= 0; --i) {
+  for (int i = 5; i >= S::kLeastLanes; --i) {
     const int64_t tiles = ceil_div(a.out_w, S::V << i), cost = tiles * S::used(1 << i);
     if (least == 0 || cost < least) least = cost, a.lanes_log2 = i, a.tiles_x = static_cast<int>(tiles);
   }
-  a.pitch = S::pitch(1 << a.lanes_log2);
   const int groups = 32 >> a.lanes_log2;
+  a.pitch = S::pitch(1 << a.lanes_log2), a.row_bytes = groups * a.pitch;
   a.items = p.y.size[0] * p.y.size[1] * a.tiles_x;
   const int64_t strips = ceil_div(a.items, groups);
   cut_strips(a, S::kSpan, ceil_div(strips, kWarps));
   const int64_t blocks = ceil_div(strips * a.segments, kWarps);
   if (blocks > 0x7fffffff) return kNotServed;
-  const int64_t bytes = static_cast<int64_t>(kWarps) * (kStages * kStageRows * groups * a.pitch + (a.wide ? 0 : 512));
-  if (const char* error = allow_shared(upfirdn2d_rows<T, kMode, K>, bytes)) return error;
-  GK_LAUNCH((upfirdn2d_rows<T, kMode, K>), static_cast<unsigned>(blocks), kRowThreads, static_cast<size_t>(bytes), stream, a);
-  return launched();
+  const int64_t bytes = static_cast<int64_t>(kWarps) * (kStages * kStageRows * a.row_bytes + (a.wide ? 0 : 512));
+  const auto launch = [&](auto* kernel) -> const char* {
+    if (const char* error = allow_shared(kernel, bytes)) return error;
+    GK_LAUNCH(kernel, static_cast<unsigned>(blocks), kRowThreads, static_cast<size_t>(bytes), stream, a);
+    return launched();
+  };
+  return aligned ? launch(upfirdn2d_rows<T, kMode, K, true>) : launch(upfirdn2d_rows<T, kMode, K, false>);
 }
 
 template <class T, Mode kMode, int K>

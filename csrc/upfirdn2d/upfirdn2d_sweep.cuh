@@ -1,4 +1,4 @@
-// The sweep of upfirdn2d's fast CUDA kernels: arguments, taps, and the walk down a strip of the image with the sums in registers.
+// What upfirdn2d's fast CUDA kernels share: arguments, taps, and the walk down a strip of the image with the sums in registers.
 #pragma once
 #include <cstdint>
 
@@ -26,7 +26,8 @@ struct FastArgs {
   int units, segment, segments;  // units of the image, of a strip; strips down the image
   int tiles_x, tiles_c;
   int lanes_log2;           // channels: vectors of channels side by side in a block; rows: lanes side by side in a warp
-  int pitch;                // of a staged row: channels in pixels, rows in bytes
+  int pitch;                // channels: staged pixels of a row; rows: bytes of a group's staged row
+  int row_bytes;            // of a team's staged row
   bool flip, product_only;  // product_only: leave if the taps are no product
   bool wide;                // rows: y takes 16-byte stores
   float gain;
@@ -50,6 +51,15 @@ struct Shape {
     return kMode == kSame ? m : kMode == kDown ? 2 * m + r : 2 * m + 1 - o;
   }
   static constexpr GK_HD int phase(int column, int c) { return kPhases == 1 ? 0 : kColumns > 1 ? column : c % 2; }
+};
+
+// Where in shared memory the stage lies that is read or filled next.
+struct RingPosition {
+  int begin, end, now;
+  __device__ __forceinline__ void advance(int stage_bytes) {
+    now += stage_bytes;
+    if (now == end) now = begin;
+  }
 };
 
 // ---- taps -----------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def command(
     function: Callable[..., Any], kwargs: dict[str, Any], differentiable: Sequence[str], direction: str, given: Sequence[Tensor]
 ) -> Call:
     """The call that runs ``function`` in a direction and returns its tensors."""
-    leaves = [kwargs[name] for name in differentiable]
+    leaves = rows.leaves(kwargs, differentiable)
 
     def forward() -> list[Tensor | None]:
         with torch.no_grad():
@@ -141,7 +141,7 @@ def command(
     def double_backward() -> list[Tensor | None]:
         outputs = rows.tensors(function(**kwargs))
         first = torch.autograd.grad(outputs, leaves, given, create_graph=True, allow_unused=True)
-        penalty = sum(g.square().sum() for g in first if g is not None)
+        penalty: Any = sum(g.square().sum() for g in first if g is not None)
         return [*torch.autograd.grad(penalty, [*given, *leaves], allow_unused=True)]
 
     return {"forward": forward, "backward": backward, "double_backward": double_backward}[direction]

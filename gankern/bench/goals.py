@@ -75,8 +75,15 @@ GOALS: tuple[Goal, ...] = (
     # CPU: 2 cores with AVX-512, float32 against the pure-PyTorch reference in the same run.
     Goal("upfirdn2d", _FOUR_TAPS, "forward", "float32", "nchw", "cpu", "speedup_eager", 10, 20),
     Goal("upfirdn2d", _FOUR_TAPS, "forward", "float32", "nchw", "cpu", "copy_share", 0.50, 0.75),
+    Goal("bias_act", "*", "forward", "float32", "*", "cpu", "speedup_eager", 3, 5),
+    Goal("bias_act", "*", "forward", "float32", "*", "cpu", "copy_share", 0.85, 0.85),
+    Goal("bias_act", "*", "backward", "float32", "*", "cpu", "speedup_eager", 3, 5),
     # GPU: bfloat16, channels_last, device time.
     Goal("upfirdn2d", _FOUR_TAPS, "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.88, 0.94),
+    Goal("bias_act", "*", "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.90, 0.95),
+    Goal("bias_act", "*", "backward", "bfloat16", "channels_last", "cuda", "copy_share", 0.90, 0.95),
+    # Forward, backward and double backward end to end, with the penalty's own passes, which are PyTorch's on both sides.
+    Goal("bias_act", "*", "double_backward", "bfloat16", "channels_last", "cuda", "speedup_eager", 3.5, 4),
 )
 
 

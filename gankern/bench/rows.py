@@ -130,19 +130,16 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
 def plan(mode: str, device: torch.device, ops: Sequence[str] | None = None) -> list[Row]:
     """All rows of a mode on a device, in the order in which they are measured.
 
-    Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator (what the
-    dispatcher itself costs: its eager contender is the same code called directly).
+    Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator in float32 (what
+    the dispatcher itself costs: its eager contender is the same code called directly).
     """
     rows = []
     for row in selections(mode, device.type, ops):
         rows.append(row)
         facts = look(row, device)
+        dispatched = mode == "full" and row.direction == "forward" and row.dtype == "float32"
         for name, reason in facts.reasons:
-            if (
-                reason is None
-                and name != facts.taken
-                and (name != "reference" or (mode == "full" and row.direction == "forward"))
-            ):
+            if reason is None and name != facts.taken and (name != "reference" or dispatched):
                 rows.append(Row(row.op, row.sample, row.dtype, row.layout, row.direction, name))
     return rows
 
@@ -165,7 +162,7 @@ def _look(op: str, sample_name: str, dtype: str, layout: str, device: str) -> Fa
         return Facts(
             shape=tuple(first.shape) if first is not None else (),
             outputs=tuple((tuple(y.shape), tuple(y.stride()), y.dtype) for y in outputs),
-            gradients=tuple(kwargs[name].numel() for name in sample.differentiable),
+            gradients=tuple(leaf.numel() for leaf in leaves(kwargs, sample.differentiable)),
             taken=taken,
             reasons=reasons,
         )
@@ -183,6 +180,11 @@ def _look(op: str, sample_name: str, dtype: str, layout: str, device: str) -> Fa
 def look(row: Row, device: torch.device) -> Facts:
     """Sizes and dispatch reasons of a row, without running it where possible."""
     return _look(row.op, row.sample, row.dtype, row.layout, str(device))
+
+
+def leaves(kwargs: dict[str, Any], differentiable: Sequence[str]) -> list[Tensor]:
+    """The differentiable inputs that a call really has (an optional argument may be None)."""
+    return [kwargs[name] for name in differentiable if isinstance(kwargs.get(name), Tensor)]
 
 
 def tensors(value: Any) -> list[Tensor]:

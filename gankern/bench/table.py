@@ -78,9 +78,10 @@ def notes(results: Sequence[Mapping[str, Any]]) -> list[str]:
     above = [row["metrics"] for row in results if (row["metrics"].get("copy_share") or 0) > 1.05]
     warm = [numbers["warm_copy_share"] for numbers in above if numbers.get("warm_copy_share")]
     if warm:
+        span = " to ".join(dict.fromkeys((percent(min(warm)), percent(max(warm)))))
         found[
             "copy share above 100%: PyTorch's copy waits for fresh memory page by page, kernels here ask for huge pages; of a "
-            f"copy into memory that is mapped already, these rows reach {percent(min(warm))} to {percent(max(warm))}"
+            f"copy into memory that is mapped already, these rows reach {span}"
         ] = None
     return list(found)
 

@@ -278,5 +278,5 @@ class Race:
 
 
 def due(turn: int, wanted: int, turns: int) -> bool:
-    """Whether one of ``wanted`` evenly spread runs falls on this of ``turns`` turns."""
-    return (turn + 1) * wanted // turns > turn * wanted // turns
+    """Whether one of ``wanted`` evenly spread runs, the first at the very start, falls on this of ``turns`` turns."""
+    return turn * wanted % turns < wanted

@@ -110,14 +110,19 @@ def check_sample(
         ("double vjp", result.second, truth.second, eager.second if eager else {}),
     ):
         for name, value in mine.items():
-            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers.get(name))))
+            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers.get(name), result.output.numel())))
     return outcomes
 
 
-def compare_gradient(result: Tensor | None, truth: Tensor | None, eager: Tensor | None) -> Comparison:
-    """As :func:`compare`, but an absent gradient and one of zeros are the same."""
+def compare_gradient(result: Tensor | None, truth: Tensor | None, eager: Tensor | None, terms: int) -> Comparison:
+    """As :func:`compare`, but an absent gradient and one of zeros are the same, and a gradient that is a sum has its bound.
+
+    A gradient with fewer elements than the output (``terms``) sums R = terms / elements numbers. Rounding errors scale with
+    the sum of their magnitudes, R a, but the sum of R numbers of random sign is only sqrt(R) a: the quotient is sqrt(R).
+    """
     if result is None and truth is not None and not truth.any():
         return Comparison(0.0, 0.0, 0.0)
     if truth is None and result is not None and not result.any():
         return Comparison(0.0, 0.0, 0.0)
-    return compare(result, truth, eager)
+    reduced = 1.0 if result is None else max(1.0, terms / max(result.numel(), 1)) ** 0.5
+    return compare(result, truth, eager, factor=reduced)

@@ -96,7 +96,8 @@ def build(sanitize: bool = False) -> Path:
     """
     if why := missing():
         raise RuntimeError(f"CUDA emulation: {why}")
-    kernels, bindings = sorted(CSRC.glob("*/*_cuda.cu")), sorted(CSRC.glob("*/*_torch.cpp"))
+    kernels = sorted(CSRC.glob("*/*_cuda.cu"))
+    bindings = [b for k in kernels for b in sorted(k.parent.glob("*_torch.cpp"))]
     inputs = [*kernels, *bindings, *CSRC.glob("**/*.h"), *CSRC.glob("**/*.cuh"), *HERE.glob("*.h"), Path(__file__)]
     key = hashlib.sha256(f"{torch.__version__} {sanitize} {cuda_include()}".encode())
     for path in sorted(inputs):

@@ -92,11 +92,11 @@ def _native(name: str) -> Any:
 
 
 def _cuda_can_run(x: Tensor, *_: Any) -> str | None:
-    return NATIVE.reason("cuda") if x.is_cuda else f"x is on {x.device}"
+    return NATIVE.reason("cuda", "upfirdn2d") if x.is_cuda else f"x is on {x.device}"
 
 
 def _cpu_can_run(x: Tensor, *_: Any) -> str | None:
-    return NATIVE.reason("cpu") if x.device.type == "cpu" else f"x is on {x.device}"
+    return NATIVE.reason("cpu", "upfirdn2d") if x.device.type == "cpu" else f"x is on {x.device}"
 
 
 def _triton_can_run(*args: Any) -> str | None:

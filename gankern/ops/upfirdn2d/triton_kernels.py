@@ -43,22 +43,40 @@ class Axis(NamedTuple):
     phase: int  # upsampled coordinate of the first output's first tap, from the window's first pixel
 
 
+# Axes come as plain tuples: Triton 3.6 loses the field names on the way into a constexpr function.
 @constexpr_function
 def _tap(axis, output, pixel):
     """The tap with which an output of the lane meets a pixel of the window, or -1."""
-    tap = pixel * axis.up - axis.phase - output * axis.down
-    return tap if 0 <= tap < axis.taps else -1
+    up, down, taps, _, _, _, phase = axis
+    tap = pixel * up - phase - output * down
+    return tap if 0 <= tap < taps else -1
 
 
 @constexpr_function
 def _pending(axis):
     """How many later steps the newest pixels of a window contribute to."""
-    return max(0, -((axis.step - axis.pixels) // axis.step))
+    _, _, _, _, pixels, step, _ = axis
+    return max(0, (pixels - 1) // step)
 
 
 @constexpr_function
-def _get(axis, name):
-    return getattr(axis, name)
+def _taps(axis):
+    return axis[2]
+
+
+@constexpr_function
+def _outputs(axis):
+    return axis[3]
+
+
+@constexpr_function
+def _pixels(axis):
+    return axis[4]
+
+
+@constexpr_function
+def _step(axis):
+    return axis[5]
 
 
 @constexpr_function
@@ -114,7 +132,7 @@ def _load_columns(
             columns = columns + _take_apart(v.to(ACC), BLOCKS[b][1])
         columns = columns[SKIP:]
     else:
-        for j in tl.static_range(_get(AX, "pixels")):
+        for j in tl.static_range(_pixels(AX)):
             v = tl.load(row + j * stride, mask=live & (column + j >= 0) & (column + j < width), other=0.0)
             columns = columns + (v.to(ACC),)
     return columns
@@ -124,9 +142,9 @@ def _load_columns(
 def _filter_x(columns, taps_x, AX: tl.constexpr):
     """The lane's outputs along x of one row."""
     outputs = ()
-    for o in tl.static_range(_get(AX, "outputs")):
+    for o in tl.static_range(_outputs(AX)):
         v = tl.zeros_like(columns[0])
-        for j in tl.static_range(_get(AX, "pixels")):
+        for j in tl.static_range(_pixels(AX)):
             if _tap(AX, o, j) >= 0:
                 v += columns[j] * taps_x[_tap(AX, o, j)]
         outputs = outputs + (v,)
@@ -140,9 +158,9 @@ def _add_row(v, features, o, j, OX: tl.constexpr, taps, taps_x, AY: tl.constexpr
         if SEPARABLE:
             v += features[OX] * taps[_tap(AY, o, j)]
         else:
-            for i in tl.static_range(_get(AX, "pixels")):
+            for i in tl.static_range(_pixels(AX)):
                 if _tap(AX, OX, i) >= 0:
-                    v += features[i] * taps[_tap(AY, o, j) * _get(AX, "taps") + _tap(AX, OX, i)]
+                    v += features[i] * taps[_tap(AY, o, j) * _taps(AX) + _tap(AX, OX, i)]
     return v
 
 
@@ -152,19 +170,19 @@ def _store_rows(
     AY: tl.constexpr, AX: tl.constexpr, VECTOR: tl.constexpr,
 ):  # fmt: skip
     """Store a lane's outputs: AY.outputs rows from ``row`` on; VECTOR of them side by side at a time if it is not 0."""
-    for o in tl.static_range(_get(AY, "outputs")):
+    for o in tl.static_range(_outputs(AY)):
         at_row = y + (lane + (row + o).to(tl.int64) * row_stride)
         inside = live & (row + o >= 0) & (row + o < height)
         if VECTOR > 0:
-            for g in tl.static_range(_get(AX, "outputs") // VECTOR):
+            for g in tl.static_range(_outputs(AX) // VECTOR):
                 i = g * VECTOR + tl.arange(0, VECTOR)[None, None, :]
-                v = _put_together(sums, o * _get(AX, "outputs") + g * VECTOR, 1, VECTOR)
+                v = _put_together(sums, o * _outputs(AX) + g * VECTOR, 1, VECTOR)
                 tl.store(
                     at_row[:, :, None] + i, narrow(v, y.dtype.element_ty), mask=inside[:, :, None] & (column[:, :, None] + i < width)
                 )
         else:
-            for i in tl.static_range(_get(AX, "outputs")):
-                v = sums[o * _get(AX, "outputs") + i]
+            for i in tl.static_range(_outputs(AX)):
+                v = sums[o * _outputs(AX) + i]
                 mask = inside & (column + i >= 0) & (column + i < width)
                 tl.store(at_row + i * column_stride, narrow(v, y.dtype.element_ty), mask=mask)
 
@@ -192,11 +210,11 @@ def _upfirdn2d_fwd_kernel(
     """Sizes and strides that are whole numbers of a unit come divided by it, so that Triton sees the vectors' alignment:
     x's strides and y's by X_UNIT and Y_UNIT, with them (channels_last) channels, or (NCHW with VECTOR) width and out_w;
     column0 by COLUMN_UNIT."""
-    OUT_Y: tl.constexpr = _get(AY, "outputs")
-    OUT_X: tl.constexpr = _get(AX, "outputs")
-    STEP_Y: tl.constexpr = _get(AY, "step")
-    PIXELS_Y: tl.constexpr = _get(AY, "pixels")
-    STEP_X: tl.constexpr = _get(AX, "step")
+    OUT_Y: tl.constexpr = _outputs(AY)
+    OUT_X: tl.constexpr = _outputs(AX)
+    STEP_Y: tl.constexpr = _step(AY)
+    PIXELS_Y: tl.constexpr = _pixels(AY)
+    STEP_X: tl.constexpr = _step(AX)
 
     # Taps, times the gain. 1-D taps serve both axes; the gain goes into y's.
     scale = tl.full((), gain, ACC)
@@ -205,13 +223,13 @@ def _upfirdn2d_fwd_kernel(
     if not HAS_F:
         taps = taps + (scale,)
     elif SEPARABLE:
-        for k in tl.static_range(_get(AY, "taps")):
+        for k in tl.static_range(_taps(AY)):
             tap = tl.load(f + tap0 + k * tap_x).to(ACC)
             taps = taps + (tap * scale,)
             taps_x = taps_x + (tap,)
     else:
-        for ky in tl.static_range(_get(AY, "taps")):
-            for kx in tl.static_range(_get(AX, "taps")):
+        for ky in tl.static_range(_taps(AY)):
+            for kx in tl.static_range(_taps(AX)):
                 taps = taps + (tl.load(f + tap0 + ky * tap_y + kx * tap_x).to(ACC) * scale,)
 
     # This program's lanes: [GROUPS pixel groups, SIDE channels] or [SIDE planes, GROUPS pixel groups].

@@ -1,0 +1,109 @@
+"""Arguments of bias_act: the forms that users may give, and their checks."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern import _validate
+from gankern.ops.bias_act.activations import activation_funcs
+
+OP = "bias_act"
+Prepared = tuple[Tensor, "Tensor | None", "Tensor | None", int, str, float, float, float]
+
+
+@cache
+def representable(value: float, dtype: torch.dtype) -> float:
+    """``value`` rounded to ``dtype``: what a clamped output of that type holds, and backward compares it with."""
+    return float(torch.tensor(value, dtype=dtype, device="cpu"))
+
+
+def prepare(
+    x: Tensor,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    *,
+    noise: Tensor | None = None,
+    noise_strength: Tensor | float | None = None,
+) -> Prepared:
+    """Check the public arguments and give the registered operator's.
+
+    Those are (x, b, noise, dim, act, alpha, gain, clamp): b and noise in the dtype of x, noise scaled by its strength and
+    of shape [N or 1, 1, H, W], dim not negative, defaults filled in, clamp -1 for none.
+    """
+    if not isinstance(x, Tensor):
+        raise TypeError(f"{OP}: x must be a torch.Tensor, got {type(x).__name__}")
+    if x.dtype not in _validate.FLOATING:
+        raise TypeError(f"{OP}: x must be float32, float64, bfloat16 or float16, got {_validate.short(x.dtype)}")
+    if x.dim() < 1:
+        raise ValueError(f"{OP}: x must have at least one dimension, got a scalar")
+    if not isinstance(act, str) or act not in activation_funcs:
+        raise ValueError(f"{OP}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
+    default = activation_funcs[act]
+    alpha = default.def_alpha if alpha is None else _validate.number(OP, "alpha", alpha)
+    gain = default.def_gain if gain is None else _validate.number(OP, "gain", gain)
+    limit = -1.0
+    if clamp is not None:
+        limit = _validate.number(OP, "clamp", clamp)
+        if limit < 0:
+            raise ValueError(f"{OP}: clamp must not be negative (None for no clamping), got {clamp!r}")
+    if b is not None:
+        dim = _dimension(x, dim)
+        _check_bias(x, b, dim)
+        b = b.to(x.dtype)
+    else:
+        dim = min(1, x.dim() - 1)
+    return x, b, _scaled_noise(x, noise, noise_strength, dim, b is not None), dim, act, alpha, gain, limit
+
+
+def _dimension(x: Tensor, dim: Any) -> int:
+    if not isinstance(dim, int) or isinstance(dim, bool):
+        raise TypeError(f"{OP}: dim must be an int, got {dim!r}")
+    if not -x.dim() <= dim < x.dim():
+        raise ValueError(f"{OP}: dim must be in [{-x.dim()}, {x.dim() - 1}] for x of {x.dim()} dimensions, got {dim}")
+    return dim % x.dim()
+
+
+def _check_bias(x: Tensor, b: Any, dim: int) -> None:
+    if not isinstance(b, Tensor) or not b.is_floating_point():
+        got = f"dtype {_validate.short(b.dtype)}" if isinstance(b, Tensor) else type(b).__name__
+        raise TypeError(f"{OP}: b must be a floating-point torch.Tensor or None, got {got}")
+    if b.dim() != 1 or b.shape[0] != x.shape[dim]:
+        raise ValueError(f"{OP}: b must have shape [{x.shape[dim]}], the size of x along dim {dim}, got {list(b.shape)}")
+    if b.device != x.device:
+        raise ValueError(f"{OP}: b must be on the device of x ({x.device}), got {b.device}")
+
+
+def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool) -> Tensor | None:
+    """noise * strength as [N or 1, 1, H, W]: one number a pixel, so the product costs 1 / C of a pass over x."""
+    if noise is None:
+        if strength is not None:
+            raise ValueError(f"{OP}: noise_strength is given but noise is None")
+        return None
+    if not isinstance(noise, Tensor) or not noise.is_floating_point():
+        raise TypeError(f"{OP}: noise must be a floating-point torch.Tensor or None, got {type(noise).__name__}")
+    if x.dim() != 4:
+        raise ValueError(f"{OP}: noise needs x of 4 dimensions [N, C, H, W], got {x.dim()}: {list(x.shape)}")
+    if has_bias and dim != 1:
+        raise ValueError(f"{OP}: noise needs the bias along dim 1, got dim {dim}")
+    n, _, h, w = x.shape
+    want = (n, 1, h, w)
+    if noise.dim() > 4 or any(a not in (1, s) for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
+        raise ValueError(f"{OP}: noise must broadcast to [N, 1, H, W] = {list(want)}, got {list(noise.shape)}")
+    if noise.device != x.device:
+        raise ValueError(f"{OP}: noise must be on the device of x ({x.device}), got {noise.device}")
+    if isinstance(strength, Tensor):
+        if strength.numel() != 1 or not strength.is_floating_point():
+            raise ValueError(f"{OP}: noise_strength must be one floating-point number, got shape {list(strength.shape)}")
+        noise = noise * strength.reshape(())
+    elif strength is not None:
+        noise = noise * _validate.number(OP, "noise_strength", strength)
+    noise = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape)).to(x.dtype)
+    return noise.expand(noise.shape[0], 1, h, w)
