@@ -86,7 +86,7 @@ def bench(request: pytest.FixtureRequest) -> Session:
     """The run: one device, one mode, one result file."""
     config = request.config
     device = _device(config)
-    config.stash[SESSION] = made = Session(_mode(config), device, _folder(config, device))
+    config.stash[SESSION] = made = Session(_mode(config), device, _folder(config, device), len(config.stash[SELECTED]))
     _print(config, "\n" + table.machine_line(made.machine))
     return made
 

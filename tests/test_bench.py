@@ -57,7 +57,6 @@ def square(monkeypatch: pytest.MonkeyPatch) -> OpSpec:
     spec = _spec()
     monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
     monkeypatch.setattr(timing, "BUDGETS", {mode: Budget(0.01, 3, 5, 2) for mode in rows.MODES})
-    monkeypatch.setattr(session, "BUDGETS", timing.BUDGETS)
     monkeypatch.setattr(case.Case, "_compiled", lambda self: self.spec.reference)
     rows._look.cache_clear()
     case._inputs.cache_clear()
@@ -161,6 +160,14 @@ def test_due_spreads_runs_evenly() -> None:
             assert len(chosen) == wanted
             gaps = [b - a for a, b in itertools.pairwise(chosen)]
             assert not gaps or max(gaps) - min(gaps) <= 1
+
+
+def test_many_rows_share_the_time_of_a_quick_run() -> None:
+    full = timing.BUDGETS["quick"].seconds
+    assert timing.budget("quick", 0).seconds == timing.budget("quick", 20).seconds == full
+    assert timing.budget("quick", 150).seconds == pytest.approx(timing.QUICK_TOTAL / 150)
+    assert timing.budget("quick", 10_000).seconds == full / 4
+    assert timing.budget("full", 10_000) == timing.BUDGETS["full"]
 
 
 class _FakeClock:

@@ -361,8 +361,24 @@ struct GenericArgs {
   double gain;
 };
 
-template <class T>
-__global__ void __launch_bounds__(kGenericThreads) upfirdn2d_generic(const GenericArgs a) {
+// The taps that an output meets along one axis: tap `first` at pixel `pixel`, then every up-th tap, `count` in the image.
+template <class I>
+struct Window {
+  I first, pixel, count;
+  __device__ __forceinline__ Window(I out, I down, I pad, I up, I taps, I size) {
+    const I position = out * down - pad;
+    pixel = up == 1 ? position : position > 0 ? (position - 1) / up + 1 : -(-position / up);
+    first = pixel * up - position;
+    count = up == 1 ? taps : first < taps ? (taps - 1 - first) / up + 1 : 0;
+    const I skipped = pixel < 0 ? -pixel : 0;
+    first += skipped * up, pixel += skipped, count -= skipped;
+    if (count > size - pixel) count = size - pixel;
+  }
+};
+
+// I: what holds coordinates; 64-bit arithmetic takes several times as long.
+template <class T, class I>
+__global__ void __launch_bounds__(kGenericThreads, 3) upfirdn2d_generic(const GenericArgs a) {
   using A = Accumulator<T>;
   GK_DYNAMIC_SHARED(unsigned char, shared);
   const int tid = threadIdx.x;
@@ -388,33 +404,29 @@ __global__ void __launch_bounds__(kGenericThreads) upfirdn2d_generic(const Gener
   const int k_log2 = 8 - a.i_log2 - a.j_log2;
   static_assert(kGenericThreads == 1 << 8, "k_log2");
   for (int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
-    // Unsigned: the hardware's division of 64-bit numbers is short if they fit into 32 bits.
-    const uint64_t b = static_cast<uint64_t>(block), bj = b / static_cast<uint64_t>(a.tiles_i);
-    const uint64_t bk = bj / static_cast<uint64_t>(a.tiles_j);
-    const int64_t i = static_cast<int64_t>((b - bj * a.tiles_i) << a.i_log2) + ti;
-    const int64_t j = static_cast<int64_t>((bj - bk * a.tiles_j) << a.j_log2) + tj;
-    const int64_t k = static_cast<int64_t>(bk << k_log2) + tk;
-    const int64_t k_size = a.channels_last ? a.out_h : a.channels, n = k / k_size, k1 = k - n * k_size;
-    const int64_t ox = a.channels_last ? j : i, oy = a.channels_last ? k1 : j, c = a.channels_last ? i : k1;
+    const I b = static_cast<I>(block), bj = b / static_cast<I>(a.tiles_i), bk = bj / static_cast<I>(a.tiles_j);
+    const I i = ((b - bj * static_cast<I>(a.tiles_i)) << a.i_log2) + ti;
+    const I j = ((bj - bk * static_cast<I>(a.tiles_j)) << a.j_log2) + tj;
+    const I k = (bk << k_log2) + tk, k_size = static_cast<I>(a.channels_last ? a.out_h : a.channels);
+    const I n = k / k_size, k1 = k - n * k_size;
+    const I ox = a.channels_last ? j : i, oy = a.channels_last ? k1 : j, c = a.channels_last ? i : k1;
     if (ox >= a.out_w || oy >= a.out_h || c >= a.channels || k >= a.outer) continue;
 
-    const Meeting at_y = first_meeting(oy * a.down_y - a.pad_y, a.up_y), at_x = first_meeting(ox * a.down_x - a.pad_x, a.up_x);
-    const int64_t y0 = at_y.pixel < 0 ? -at_y.pixel : 0, x0 = at_x.pixel < 0 ? -at_x.pixel : 0;
-    int64_t y1 = taps_from(at_y.tap, a.tap_h, a.up_y), x1 = taps_from(at_x.tap, a.tap_w, a.up_x);
-    if (y1 > a.in_h - at_y.pixel) y1 = a.in_h - at_y.pixel;
-    if (x1 > a.in_w - at_x.pixel) x1 = a.in_w - at_x.pixel;
-    const T* pixels = static_cast<const T*>(a.x) + n * a.x_stride[0] + c * a.x_stride[1] + at_y.pixel * a.x_stride[2] +
-                      at_x.pixel * a.x_stride[3];
-    const int64_t step_y = a.flip ? a.up_y : -a.up_y, step_x = a.flip ? a.up_x : -a.up_x;
-    const int64_t first_y = a.flip ? at_y.tap : a.tap_h - 1 - at_y.tap, first_x = a.flip ? at_x.tap : a.tap_w - 1 - at_x.tap;
+    const I up_x = static_cast<I>(a.up_x), up_y = static_cast<I>(a.up_y), tap_w = static_cast<I>(a.tap_w);
+    const I tap_h = static_cast<I>(a.tap_h);
+    const Window<I> wy(oy, static_cast<I>(a.down_y), static_cast<I>(a.pad_y), up_y, tap_h, static_cast<I>(a.in_h));
+    const Window<I> wx(ox, static_cast<I>(a.down_x), static_cast<I>(a.pad_x), up_x, tap_w, static_cast<I>(a.in_w));
+    const T* pixels = static_cast<const T*>(a.x) + n * a.x_stride[0] + c * a.x_stride[1] + wy.pixel * a.x_stride[2] +
+                      wx.pixel * a.x_stride[3];
+    const I step_y = a.flip ? up_y : -up_y, step_x = a.flip ? up_x : -up_x;
+    const I first_x = a.flip ? wx.first : tap_w - 1 - wx.first;
+    I ky = a.flip ? wy.first : tap_h - 1 - wy.first;
     A sum = 0;
-    for (int64_t y = y0; y < y1; ++y) {
-      const T* p = pixels + y * a.x_stride[2] + x0 * a.x_stride[3];
-      const int64_t ky = first_y + y * step_y;
-      const A* g = full ? column + ky * a.tap_w : row;
-      int64_t kx = first_x + x0 * step_x;
+    for (I y = 0; y < wy.count; ++y, ky += step_y, pixels += a.x_stride[2]) {
+      const A* g = (full ? column + static_cast<int64_t>(ky) * tap_w : row) + first_x;
+      const T* p = pixels;
       A along = 0;
-      for (int64_t x = x0; x < x1; ++x, p += a.x_stride[3], kx += step_x) along += (none ? A(1) : g[kx]) * load_value(p);
+      for (I x = 0; x < wx.count; ++x, p += a.x_stride[3], g += step_x) along += (none ? A(1) : *g) * load_value(p);
       sum += full || none ? along : along * column[ky];
     }
     store_value(static_cast<T*>(a.y) + n * a.y_stride[0] + c * a.y_stride[1] + oy * a.y_stride[2] + ox * a.y_stride[3],
@@ -452,7 +464,14 @@ const char* launch_generic(const Upfirdn2dParams& p, bool channels_last, bool un
   a.blocks = a.tiles_i * a.tiles_j * ceil_div(a.outer, int64_t{1} << (8 - a.i_log2 - a.j_log2));
   const unsigned grid = static_cast<unsigned>(a.blocks < 0x7fffffff ? a.blocks : 0x7fffffff);
   const size_t bytes = a.staged ? static_cast<size_t>(taps) * sizeof(Accumulator<T>) : 0;
-  GK_LAUNCH(upfirdn2d_generic<T>, grid, kGenericThreads, bytes, stream, a);
+  bool small = a.blocks < 0x3fffffff && a.outer < 0x3fffffff && i_size < 0x3fffffff && j_size < 0x3fffffff;
+  for (int64_t v : {a.in_w * a.up_x, a.in_h * a.up_y, a.out_w * a.down_x, a.out_h * a.down_y, a.pad_x, a.pad_y, a.tap_w, a.tap_h})
+    small = small && -0x0fffffff < v && v < 0x0fffffff;
+  small = small && a.up_x < 0xffff && a.up_y < 0xffff && a.down_x < 0xffff && a.down_y < 0xffff;
+  if (small)
+    GK_LAUNCH((upfirdn2d_generic<T, int>), grid, kGenericThreads, bytes, stream, a);
+  else
+    GK_LAUNCH((upfirdn2d_generic<T, int64_t>), grid, kGenericThreads, bytes, stream, a);
   return launched();
 }
 

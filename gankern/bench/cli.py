@@ -100,7 +100,7 @@ def _measure(arguments: argparse.Namespace) -> int:
     folder = arguments.out or default_folder()
     if folder.exists() and not folder.is_dir():
         raise BenchError(f"--out {folder}: is a file, results need a folder")
-    bench = session.Session(mode, device, folder)
+    bench = session.Session(mode, device, folder, len(planned))
     print(table.machine_line(bench.machine), flush=True)
     failures, code = [], 0
     try:

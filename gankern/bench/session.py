@@ -15,15 +15,16 @@ from gankern.bench.case import COPY, EAGER, OURS, WARM_COPY, Case
 from gankern.bench.common import digits, first_line, percent, seconds, times
 from gankern.bench.results import Results
 from gankern.bench.rows import BEST, Row
-from gankern.bench.timing import BUDGETS, CpuClock, CudaClock, Race, Stats, no_garbage_collection
+from gankern.bench.timing import CpuClock, CudaClock, Race, Stats, budget, no_garbage_collection
 
 
 class Session:
-    """One run: a device, a mode, a result file."""
+    """One run: a device, a mode, a result file; ``rows`` is how many it will measure, if that is known."""
 
-    def __init__(self, mode: str, device: torch.device, folder: Path) -> None:
+    def __init__(self, mode: str, device: torch.device, folder: Path, rows: int = 0) -> None:
         self.mode = mode
         self.device = device
+        self.budget = budget(mode, rows)
         self.machine = machine.facts(device)
         self.results = Results(folder / f"{mode}.json", mode, self.machine)
         self.clock: Any = CudaClock(device) if device.type == "cuda" else CpuClock()
@@ -76,7 +77,7 @@ class Session:
         if case.taken == "reference" and row.backend == BEST:
             reasons = [f"{name}: {why}" for name, why in case.facts.reasons if why and not why.startswith("x is on")]
             result["note"] = "no kernel, ours is the reference" + (f" ({'; '.join(reasons)})" if reasons else "")
-        race = Race(case.contenders, self.clock, BUDGETS[self.mode], self.device)
+        race = Race(case.contenders, self.clock, self.budget, self.device)
         race.warm_up(metered=[c.name for c in case.contenders if c.name not in (COPY, WARM_COPY)], seen=case.seen)
         error, wrong = case.disagreement()
         if error is not None and error != float("inf"):

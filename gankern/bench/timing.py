@@ -18,7 +18,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -50,6 +50,17 @@ class Budget:
 
 # Slow references run min_rounds times however long they take: that is what the length of --quick comes from.
 BUDGETS = {"quick": Budget(0.8, 3, 60, 2), "full": Budget(4.0, 8, 200, 5)}
+
+# Seconds that the rounds of a whole quick run may take: with many ops every row gets less, so that 5 minutes hold.
+QUICK_TOTAL = 60.0
+
+
+def budget(mode: str, rows: int) -> Budget:
+    """The budget of a row in a run of so many rows."""
+    found = BUDGETS[mode]
+    if mode != "quick" or rows == 0:
+        return found
+    return replace(found, seconds=min(found.seconds, max(QUICK_TOTAL / rows, found.seconds / 4)))
 
 
 @dataclass(frozen=True)

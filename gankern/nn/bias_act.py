@@ -1,0 +1,230 @@
+"""Bias, noise and activation as modules, and equalised layers whose epilogue is one fused call."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankern import ops
+from gankern.ops.bias_act.activations import activation_funcs
+from gankern.ops.bias_act.reference import bias_act_reference
+
+
+def _check_act(owner: str, act: str) -> None:
+    if act not in activation_funcs:
+        raise ValueError(f"{owner}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
+
+
+def _epilogue(x: Tensor, reference: bool, fresh: bool, **settings: Any) -> Tensor:
+    """bias_act; in place where ``x`` is ``fresh`` (nobody else holds it) and no gradient will ask for it."""
+    if reference:
+        return bias_act_reference(x, **settings)
+    if fresh and not torch.is_grad_enabled() and not torch.compiler.is_compiling():
+        return ops.bias_act_(x, **settings)
+    return ops.bias_act(x, **settings)
+
+
+class BiasAct(nn.Module):
+    """Learned bias, activation, gain and clamp; with ``noise=True`` also StyleGAN's noise of learned strength, in one pass.
+
+    Args:
+        channels: size of dimension ``dim`` of the input.
+        act: activation of :func:`gankern.ops.bias_act`. Default 'lrelu'.
+        dim: dimension that the bias belongs to. Default 1.
+        alpha: as for :func:`gankern.ops.bias_act`. Default None.
+        gain: as for :func:`gankern.ops.bias_act`. Default None.
+        clamp: as for :func:`gankern.ops.bias_act`. Default None.
+        bias: have a bias. Default True.
+        noise: add noise times a learned strength, 0 at first, before the bias. Default False.
+        reference: run the pure PyTorch reference instead of the fused operator. Default False.
+
+    Shape: any to the same; [N, C, H, W] with noise. Gradients of any order.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        act: str = "lrelu",
+        dim: int = 1,
+        alpha: float | None = None,
+        gain: float | None = None,
+        clamp: float | None = None,
+        bias: bool = True,
+        noise: bool = False,
+        reference: bool = False,
+    ) -> None:
+        super().__init__()
+        _check_act("BiasAct", act)
+        self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
+        self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
+        self.settings = {"dim": dim, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+        self.reference = reference
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """Apply to ``x``; ``noise`` [N or 1, 1, H, W] is drawn anew where the module has noise and none is given."""
+        if self.noise_strength is None:
+            if noise is not None:
+                raise ValueError("BiasAct: noise is given, but the module was made with noise=False")
+            return _epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings)
+        noise = _draw(x) if noise is None else noise
+        extra = {"noise": noise, "noise_strength": self.noise_strength}
+        return _epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings, **extra)
+
+    def extra_repr(self) -> str:
+        """Settings for print(module)."""
+        text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
+        return text + (", noise=True" if self.noise_strength is not None else "") + (", reference=True" if self.reference else "")
+
+
+def _draw(x: Tensor) -> Tensor:
+    """One normal number a pixel."""
+    if x.dim() != 4:
+        raise ValueError(f"noise needs x of 4 dimensions [N, C, H, W], got {x.dim()}: {list(x.shape)}")
+    return torch.randn((x.shape[0], 1, x.shape[2], x.shape[3]), dtype=x.dtype, device=x.device)
+
+
+class NoiseInjection(nn.Module):
+    """Add noise, one number a pixel, times a learned strength that is 0 at first (StyleGAN, Karras et al. 2019).
+
+    Where a bias and an activation follow, ``BiasAct(..., noise=True)`` does all three in one pass.
+
+    Args:
+        reference: run the pure PyTorch reference instead of the fused operator. Default False.
+
+    Shape: [N, C, H, W] to the same. Gradients of any order.
+    """
+
+    def __init__(self, reference: bool = False) -> None:
+        super().__init__()
+        self.noise_strength = nn.Parameter(torch.zeros(()))
+        self.reference = reference
+
+    def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
+        """``x + noise_strength * noise``; the noise [N or 1, 1, H, W] is drawn anew where none is given."""
+        noise = _draw(x) if noise is None else noise
+        return _epilogue(x, self.reference, fresh=False, noise=noise, noise_strength=self.noise_strength)
+
+
+class _Equalized(nn.Module):
+    """Weights of unit variance, scaled by 1 / sqrt(fan in) at run time (Karras et al. 2018), and a fused epilogue."""
+
+    bias: nn.Parameter | None
+
+    def __init__(
+        self, shape: tuple[int, ...], bias: bool, bias_init: float, lr_multiplier: float, settings: dict[str, Any], reference: bool
+    ) -> None:
+        super().__init__()
+        _check_act(type(self).__name__, settings["act"])
+        if lr_multiplier <= 0:
+            raise ValueError(f"{type(self).__name__}: lr_multiplier must be positive, got {lr_multiplier}")
+        self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
+        self.bias = nn.Parameter(torch.full((shape[0],), bias_init / lr_multiplier)) if bias else None
+        self.weight_gain = lr_multiplier / math.sqrt(math.prod(shape[1:]))
+        self.lr_multiplier = lr_multiplier
+        self.settings = settings
+        self.reference = reference
+
+    def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        bias = self.bias
+        if bias is not None and self.lr_multiplier != 1:
+            bias = bias * self.lr_multiplier
+        return (self.weight * self.weight_gain).to(dtype), bias
+
+    def extra_repr(self) -> str:
+        """Sizes and settings for print(module)."""
+        text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
+        return f"{list(self.weight.shape)}, {text}" + (", reference=True" if self.reference else "")
+
+
+class Linear(_Equalized):
+    """Fully connected layer with equalised learning rate, and bias + activation in one fused call.
+
+    Args:
+        in_features: size of the input's last dimension.
+        out_features: size of the output's.
+        bias: have a bias. Default True.
+        act: activation of :func:`gankern.ops.bias_act`. Default 'linear'.
+        lr_multiplier: factor on the learning rate of weight and bias. Default 1.
+        bias_init: first value of the bias. Default 0.
+        alpha: as for :func:`gankern.ops.bias_act`. Default None.
+        gain: as for :func:`gankern.ops.bias_act`. Default None.
+        clamp: as for :func:`gankern.ops.bias_act`. Default None.
+        reference: run the pure PyTorch reference of the epilogue. Default False.
+
+    Shape: [..., in_features] to [..., out_features]. Gradients of any order.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        out_features: int,
+        bias: bool = True,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+        alpha: float | None = None,
+        gain: float | None = None,
+        clamp: float | None = None,
+        reference: bool = False,
+    ) -> None:
+        settings = {"dim": -1, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+        super().__init__((out_features, in_features), bias, bias_init, lr_multiplier, settings, reference)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``x`` [..., in_features]."""
+        weight, bias = self._scaled(x.dtype)
+        return _epilogue(F.linear(x, weight), self.reference, fresh=True, b=bias, **self.settings)
+
+
+class Conv2d(_Equalized):
+    """2-D convolution with equalised learning rate, and bias + activation in one fused call.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: height and width of the (square) kernel.
+        stride: as for torch.nn.Conv2d. Default 1.
+        padding: as for torch.nn.Conv2d. Default None: kernel_size // 2, which keeps the size at stride 1.
+        bias: have a bias. Default True.
+        act: activation of :func:`gankern.ops.bias_act`. Default 'linear'.
+        lr_multiplier: factor on the learning rate of weight and bias. Default 1.
+        bias_init: first value of the bias. Default 0.
+        alpha: as for :func:`gankern.ops.bias_act`. Default None.
+        gain: as for :func:`gankern.ops.bias_act`. Default None.
+        clamp: as for :func:`gankern.ops.bias_act`. Default None.
+        reference: run the pure PyTorch reference of the epilogue. Default False.
+
+    Shape: [N, in_channels, H, W] to [N, out_channels, H', W']. Gradients of any order.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int,
+        stride: int = 1,
+        padding: int | None = None,
+        bias: bool = True,
+        act: str = "linear",
+        lr_multiplier: float = 1.0,
+        bias_init: float = 0.0,
+        alpha: float | None = None,
+        gain: float | None = None,
+        clamp: float | None = None,
+        reference: bool = False,
+    ) -> None:
+        settings = {"dim": 1, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+        shape = (out_channels, in_channels, kernel_size, kernel_size)
+        super().__init__(shape, bias, bias_init, lr_multiplier, settings, reference)
+        self.stride = stride
+        self.padding = kernel_size // 2 if padding is None else padding
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply to ``x`` [N, in_channels, H, W]."""
+        weight, bias = self._scaled(x.dtype)
+        y = F.conv2d(x, weight, stride=self.stride, padding=self.padding)
+        return _epilogue(y, self.reference, fresh=True, b=bias, **self.settings)

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import copy
+import io
+import pickle
+
+import pytest
+import torch
+
+from gankern import nn, ops
+
+
+def modules() -> list[tuple[torch.nn.Module, tuple[int, ...]]]:
+    torch.manual_seed(0)
+    made = [
+        (nn.BiasAct(6), (2, 6, 5, 4)),
+        (nn.BiasAct(6, "swish", clamp=1.0), (3, 6)),
+        (nn.BiasAct(6, "tanh", dim=-1, bias=False), (3, 4, 6)),
+        (nn.Linear(6, 5, act="lrelu", lr_multiplier=0.01, bias_init=1.0), (3, 6)),
+        (nn.Linear(6, 5, bias=False), (2, 3, 6)),
+        (nn.Conv2d(6, 5, 3, act="lrelu", clamp=256.0), (2, 6, 8, 7)),
+        (nn.Conv2d(6, 5, 1, bias=False), (2, 6, 8, 7)),
+        (nn.Conv2d(6, 4, 3, stride=2, padding=0, act="relu"), (2, 6, 8, 7)),
+    ]
+    for module, _ in made:
+        for parameter in module.parameters():
+            torch.nn.init.normal_(parameter)
+    return made
+
+
+CASES = [pytest.param(m, s, id=f"{type(m).__name__}-{i}") for i, (m, s) in enumerate(modules())]
+
+
+@pytest.mark.parametrize("module, shape", CASES)
+def test_equals_its_reference_with_the_same_weights(module: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    module = copy.deepcopy(module).double()
+    other = copy.deepcopy(module)
+    other.reference = True
+    x = torch.randn(shape, dtype=torch.float64, requires_grad=True)
+    results = []
+    for m in (module, other):
+        y = m(x)
+        (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
+        parameters = list(m.parameters())
+        grads = torch.autograd.grad(g.square().sum(), parameters, allow_unused=True) if parameters else ()
+        results.append((y, g, *[h for h in grads if h is not None]))
+    assert len(results[0]) == len(results[1])
+    for a, b in zip(*results, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("module, shape", CASES)
+def test_inference_in_place_gives_the_same_and_keeps_the_input(module: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    kept = x.clone()
+    expected = module(x)
+    with torch.no_grad():
+        torch.testing.assert_close(module(x), expected)
+    with torch.inference_mode():
+        torch.testing.assert_close(module(x), expected)
+    assert torch.equal(x, kept)
+
+
+@pytest.mark.parametrize("module, shape", CASES)
+def test_state_dict_pickle_and_deepcopy(module: torch.nn.Module, shape: tuple[int, ...]) -> None:
+    x = torch.randn(shape)
+    for twin in (copy.deepcopy(module), pickle.loads(pickle.dumps(module))):
+        torch.testing.assert_close(twin(x), module(x))
+    buffer = io.BytesIO()
+    torch.save(module.state_dict(), buffer)
+    buffer.seek(0)
+    fresh = copy.deepcopy(module)
+    for parameter in fresh.parameters():
+        torch.nn.init.zeros_(parameter)
+    fresh.load_state_dict(torch.load(buffer))
+    torch.testing.assert_close(fresh(x), module(x))
+
+
+def test_noise() -> None:
+    x, noise = torch.randn(2, 3, 4, 5), torch.randn(2, 1, 4, 5)
+    injection = nn.NoiseInjection()
+    assert torch.equal(injection(x), x)
+    torch.nn.init.constant_(injection.noise_strength, 0.5)
+    torch.testing.assert_close(injection(x, noise), x + 0.5 * noise)
+    assert not torch.equal(injection(x), injection(x))
+    layer = nn.BiasAct(3, noise=True)
+    torch.nn.init.constant_(layer.noise_strength, 0.5)
+    torch.nn.init.normal_(layer.bias)
+    expected = ops.bias_act(x + 0.5 * noise, layer.bias, act="lrelu")
+    torch.testing.assert_close(layer(x, noise), expected)
+    layer(x, noise).sum().backward()
+    assert layer.noise_strength.grad is not None and layer.bias.grad is not None
+
+
+def test_equalised_weights_keep_the_variance() -> None:
+    torch.manual_seed(0)
+    x = torch.randn(512, 256)
+    for multiplier in (1.0, 0.01):
+        layer = nn.Linear(256, 256, lr_multiplier=multiplier, bias_init=2.0)
+        y = layer(x)
+        assert abs(float(y.detach().std()) - 1) < 0.05 and abs(float(y.detach().mean()) - 2) < 0.05
+    assert abs(float(nn.Conv2d(64, 64, 3, act="lrelu")(torch.randn(4, 64, 16, 16)).detach().square().mean()) - 1) < 0.1
+
+
+def test_autocast_with_float32_parameters() -> None:
+    layer = nn.Conv2d(3, 4, 3, act="lrelu")
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert layer(torch.randn(1, 3, 8, 8)).dtype == torch.bfloat16
+
+
+def test_bad_input() -> None:
+    with pytest.raises(ValueError, match=r"BiasAct: act must be one of linear, .* got 'gelu'"):
+        nn.BiasAct(3, "gelu")
+    with pytest.raises(ValueError, match="lr_multiplier must be positive, got 0"):
+        nn.Linear(3, 3, lr_multiplier=0)
+    with pytest.raises(ValueError, match="made with noise=False"):
+        nn.BiasAct(3)(torch.randn(1, 3, 2, 2), torch.randn(1, 1, 2, 2))
+    with pytest.raises(ValueError, match="4 dimensions"):
+        nn.NoiseInjection()(torch.randn(2, 3))
