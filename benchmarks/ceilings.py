@@ -60,6 +60,8 @@ class Bench:
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
+        if device.type == "cuda":
+            torch.cuda.set_device(device)
         self.clock: Any = CudaClock(device) if device.type == "cuda" else CpuClock()
 
     def median(self, call: Callable[[], Any]) -> float:

@@ -1,7 +1,7 @@
 """What the Triton rows share: whether kernels can run on given tensors, and how an op names its cases for the compile gate.
 
-Kernel modules take ``jit``, ``constexpr_function`` and ``tl`` from here, so that they can be imported (and say why they cannot run)
-where Triton is not installed.
+Kernel modules take ``jit``, ``constexpr_function`` and ``tl`` from here, so that they can be imported, and say why they cannot
+run, where Triton is not installed.
 """
 
 from __future__ import annotations
@@ -47,17 +47,19 @@ else:
     tl = None
     INTERPRETING = None
 
-    def jit(fn: Callable[..., Any]) -> Callable[..., Any]:
-        """The function itself: no Triton to compile it."""
+    def constexpr_function(fn: Callable[..., Any]) -> Callable[..., Any]:
+        """The function itself."""
         return fn
 
-    constexpr_function = jit
+    def jit(fn: Callable[..., Any] | None = None, **_: Any) -> Any:
+        """The function itself: there is no Triton to compile it."""
+        return constexpr_function if fn is None else fn
 
 
 @jit
-def narrow(v, DTYPE: tl.constexpr):
+def narrow(v, DTYPE: tl.constexpr):  # type: ignore[no-untyped-def]
     """``v`` in the storage type, rounded to nearest. (Triton's interpreter truncates float32 to bfloat16.)"""
-    if INTERPRETING and DTYPE == tl.bfloat16:
+    if INTERPRETING and DTYPE == tl.bfloat16:  # noqa: SIM300
         bits = v.to(tl.int32, bitcast=True)
         bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & -0x10000
         v = tl.where(v == v, bits.to(tl.float32, bitcast=True), v)
@@ -77,7 +79,7 @@ def capability(index: int) -> tuple[int, int]:
 
 @cache
 def multiprocessors(index: int | None) -> int:
-    """Multiprocessors of CUDA device ``index``; None (interpreter, compile gate) counts as an H200, so that all launch alike."""
+    """Multiprocessors of CUDA device ``index``; None (interpreter, compile gate) counts as an H200."""
     return 132 if index is None else torch.cuda.get_device_properties(index).multi_processor_count
 
 

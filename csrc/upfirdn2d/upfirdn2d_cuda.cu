@@ -475,9 +475,9 @@ const char* launch_generic(const Upfirdn2dParams& p, bool channels_last, bool un
   return launched();
 }
 
-// Lengthens strips (kSpan - 1 units are filtered twice where two meet) as long as the GPU has blocks enough.
+// Long strips, because span - 1 units are filtered twice where two meet, but blocks enough for a GPU.
 void cut_strips(FastArgs& a, int span, int64_t blocks_per_strip_row) {
-  constexpr int64_t kBlocksWanted = 2048;  // some three waves of them on 132 multiprocessors
+  constexpr int64_t kBlocksWanted = 2048;  // 132 multiprocessors hold 264 of upfirdn2d_channels, 660 of upfirdn2d_rows
   int segment = 16 * span;
   while (segment > 4 * span && blocks_per_strip_row * ceil_div(a.units, segment) < kBlocksWanted) segment /= 2;
   a.segments = static_cast<int>(ceil_div(a.units, segment));
@@ -537,6 +537,9 @@ const char* launch_channels(const Upfirdn2dParams& p, cudaStream_t stream) {
   a.lanes_log2 = ceil_log2(vectors, 3);
   for (int i = a.lanes_log2 - 1; i >= 1; --i)
     if (ceil_div(vectors, 1 << i) << i < ceil_div(vectors, 1 << a.lanes_log2) << a.lanes_log2) a.lanes_log2 = i;
+  // More where the image is narrower than the block would be.
+  while (a.lanes_log2 < 6 && vectors >= 2 << a.lanes_log2 && kChannelThreads * S::kColumns >> a.lanes_log2 >= 2 * a.out_w)
+    ++a.lanes_log2;
   const int64_t columns = kChannelThreads >> a.lanes_log2;
   const int64_t pitch = ceil_div((columns - 1) * S::kColumns * p.down_x, p.up_x) + S::kPixels;
   if (pitch << a.lanes_log2 > 1024) return kNotServed;  // more shared memory than leaves room for two blocks

@@ -79,7 +79,7 @@ def facts(chosen: torch.device) -> dict[str, Any]:
             "driver": _driver(),
             "cudnn": torch.backends.cudnn.version(),
             "cudnn_benchmark": torch.backends.cudnn.benchmark,
-            "tf32_convolutions": torch.backends.cudnn.allow_tf32,
+            "tf32_convolutions": _tf32(),
         }
     return found
 
@@ -125,6 +125,13 @@ def _commit() -> dict[str, Any]:
         return {"commit": None, "dirty": None}
     status = git("status", "--porcelain", "--", ".", ":!benchmarks/results")
     return {"commit": git("rev-parse", "HEAD"), "dirty": None if status is None else bool(status)}
+
+
+def _tf32() -> bool | None:
+    try:
+        return torch.backends.cudnn.allow_tf32
+    except RuntimeError:  # set through the newer fp32_precision switches, which refuse this question
+        return None
 
 
 def _driver() -> str | None:

@@ -127,6 +127,7 @@ def _panel(axis: Any, members: Sequence[Mapping[str, Any]], series: Sequence[tup
     axis.set_yticks(range(len(members)), [row_of(row).title for row in members], fontsize=8)
     axis.invert_yaxis()
     values = [row["metrics"][metric] for row, has in zip(members, present, strict=True) for metric in has]
+    values += [goal["stretch"] for row in members for goal in row["goals"] if goal["metric"] in metrics]
     if scale == "log" and max(values) > 3:
         axis.set_xscale("log")
         axis.set_xlim(min(0.5, *values) * 0.8, max(2.0, *values) * 2)

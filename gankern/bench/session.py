@@ -27,6 +27,8 @@ class Session:
         self.budget = budget(mode, rows)
         self.machine = machine.facts(device)
         self.results = Results(folder / f"{mode}.json", mode, self.machine)
+        if device.type == "cuda":
+            torch.cuda.set_device(device)  # events and streams are those of the current device
         self.clock: Any = CudaClock(device) if device.type == "cuda" else CpuClock()
 
     def measure(self, row: Row, drive: Callable[[Race], Any] = Race.run) -> dict[str, Any]:

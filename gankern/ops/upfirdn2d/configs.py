@@ -1,7 +1,8 @@
 """Launch settings of upfirdn2d's Triton kernels, as data.
 
-Justified statically so far: by registers, spills and vector widths of the compiled kernels (``python -m benchmarks.resources``),
-by instruction counts of their loops, and by arithmetic on bandwidth and latency. No number here has been measured on a GPU yet.
+Justified statically so far: by registers, spills and vector widths of the compiled kernels (``python -m
+benchmarks.resources``), by instruction counts of their loops, and by arithmetic on bandwidth and latency. No number here has
+been measured on a GPU yet.
 """
 
 from __future__ import annotations
@@ -48,7 +49,9 @@ class Sliding:
 
 @dataclass(frozen=True)
 class Any:
-    """How the loop kernel cuts the output up: ``block`` outputs a program, two a thread to keep its 64-bit indices in registers."""
+    """How the loop kernel cuts the output up: ``block`` outputs a program, two a thread, which keeps its 64-bit indices in
+    registers.
+    """
 
     num_warps: int = 4
     block: int = 256
