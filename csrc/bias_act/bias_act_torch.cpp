@@ -1,7 +1,10 @@
-// bias_act for PyTorch: checks what the kernels rely on, fills the parameters, runs the kernels. Outputs, partial sums and
-// the geometry (outer, channels, inner, chunks) come from Python.
+// bias_act for PyTorch: checks what the kernels rely on, fills the parameters, runs the kernels. Outputs, partial sums
+// and the geometry (outer, channels, inner, chunks) come from Python.
 #include "bias_act/bias_act_params.h"
 #include "common/torch_binding.h"
+#if !defined(GK_BIND_CUDA)
+#include "common/cpu_memory.h"
+#endif
 
 namespace gk {
 namespace {
@@ -13,8 +16,8 @@ constexpr int64_t kGrain = 32768;
 
 const void* data(const OptionalTensor& t, const Tensor& like, int64_t numel, const char* name) {
   if (!t.has_value()) return nullptr;
-  STD_TORCH_CHECK(t->scalar_type() == like.scalar_type() && t->numel() == numel, "bias_act: ", name, " must have ", numel,
-                  " elements of x's dtype, got ", t->numel());
+  STD_TORCH_CHECK(t->scalar_type() == like.scalar_type() && t->numel() == numel, "bias_act: ", name, " must have ",
+                  numel, " elements of x's dtype, got ", t->numel());
   return t->const_data_ptr();
 }
 void* output(const OptionalTensor& t) { return t.has_value() ? const_cast<void*>(t->const_data_ptr()) : nullptr; }
@@ -42,10 +45,16 @@ BiasActParams common(const Tensor& like, int64_t act, int64_t outer, int64_t cha
   return p;
 }
 
+#if !defined(GK_BIND_CUDA)
 template <class Run>
 void parallel(int64_t tasks, int64_t grain, Run run) {
   torch::stable::parallel_for(0, tasks, grain, run);
 }
+// Outputs are mostly fresh memory, and dense.
+void advise_output(void* output, const Tensor& like) {
+  if (output) advise_huge_pages(output, like.numel() * static_cast<int64_t>(like.element_size()));
+}
+#endif
 
 void forward(const Tensor& x, const OptionalTensor& b, const OptionalTensor& noise, Tensor y, int64_t outer,
              int64_t channels, int64_t inner, int64_t act, double alpha, double gain, double clamp) {
@@ -56,6 +65,7 @@ void forward(const Tensor& x, const OptionalTensor& b, const OptionalTensor& noi
   Stream stream(x);
   check_launch(launch_bias_act(p, stream.get()), "bias_act");
 #else
+  if (p.y != p.x) advise_output(p.y, x);
   const auto run = GK_CPU_SELECT(bias_act_cpu);
   parallel(x.numel(), kGrain, [&](int64_t begin, int64_t end) { run(p, begin, end); });
 #endif
@@ -80,13 +90,14 @@ void backward(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x
   Stream stream(dy);
   check_launch(launch_bias_act_backward(p, stream.get()), "bias_act_backward");
 #else
+  advise_output(p.dx, dy);
   const auto run = GK_CPU_SELECT(bias_act_backward_cpu);
   parallel(p.chunks, 1, [&](int64_t begin, int64_t end) { run(p, begin, end); });
 #endif
 }
 
-void double_backward(const OptionalTensor& u, const OptionalTensor& u_b, const OptionalTensor& u_noise, const Tensor& dy,
-                     const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& b,
+void double_backward(const OptionalTensor& u, const OptionalTensor& u_b, const OptionalTensor& u_noise,
+                     const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& b,
                      const OptionalTensor& noise, OptionalTensor d_dy, OptionalTensor d_saved, int64_t outer,
                      int64_t channels, int64_t inner, int64_t act, double alpha, double gain, double clamp) {
   BiasActParams p = common(dy, act, outer, channels, inner, alpha, gain, clamp, x, b, noise, y);
@@ -100,6 +111,7 @@ void double_backward(const OptionalTensor& u, const OptionalTensor& u_b, const O
   Stream stream(dy);
   check_launch(launch_bias_act_double_backward(p, stream.get()), "bias_act_double_backward");
 #else
+  advise_output(p.d_dy, dy), advise_output(p.d_saved, dy);
   const auto run = GK_CPU_SELECT(bias_act_double_backward_cpu);
   parallel(dy.numel(), kGrain, [&](int64_t begin, int64_t end) { run(p, begin, end); });
 #endif

@@ -147,6 +147,11 @@ def set_order(seed: int = 0, threads: int = 1) -> None:
     _library.gk_emu_config(ctypes.c_int(threads), ctypes.c_ulonglong(seed), ctypes.c_int(0))
 
 
+def has_kernel(op: str) -> bool:
+    """Whether an op has CUDA kernels to emulate."""
+    return (CSRC / op / f"{op}_cuda.cu").exists()
+
+
 @contextlib.contextmanager
 def install_rows() -> Iterator[None]:
     """Within it every op's "cuda" row serves CPU tensors, through the emulation, where that op has a CUDA kernel."""
@@ -157,7 +162,7 @@ def install_rows() -> Iterator[None]:
     saved: list[tuple[list[Any], int, Any]] = []
     try:
         for spec in OPS.values():
-            rows = spec.table.rows if spec.table is not None else []
+            rows = spec.table.rows if spec.table is not None and has_kernel(spec.name) else []
             for i, row in enumerate(rows):
                 if row.name == "cuda":
                     saved.append((rows, i, row))

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.packaging
 
 def run(command: list[str | Path], cwd: Path, ok: bool = True, **env: str) -> str:
     """Run a command; its output, with the exit code checked."""
+    env.setdefault("GANKERN_CMAKE_ARGS", "-DGANKERN_OPTIMIZE=-O0")  # these tests look at the build, not at speed
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GANKERN_") and k not in ("PYTHONPATH", "CXX")}
     result = subprocess.run(
         [str(c) for c in command], cwd=cwd, env={**clean, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

@@ -16,7 +16,7 @@ are not finished yet, or the older rows of the window (if the filter is separabl
 """
 
 # ruff: noqa: RUF005 (Triton has no starred tuples)
-# mypy: disallow-untyped-defs=False
+# mypy: disable-error-code="no-untyped-def,assignment"
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence

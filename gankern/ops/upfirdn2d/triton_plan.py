@@ -1,6 +1,6 @@
 """Which Triton kernel serves an upfirdn2d, with which lanes and programs: arithmetic on sizes and strides."""
 
-# mypy: disallow-untyped-defs=False
+# mypy: disable-error-code="no-untyped-def"
 
 from __future__ import annotations
 
