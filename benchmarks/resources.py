@@ -175,7 +175,7 @@ def triton_cases(op: str | None, first: bool) -> list[tuple[str, Any]]:
             key = specialisation(case) if first else (name, case.name, case.dtype)
             known = cases.get(key)
             # Triton leaves vectors to alignment: of equal specialisations the one that asks for most stands.
-            if known is None or case.vector > known[1].vector and first:
+            if known is None or (case.vector > known[1].vector and first):
                 cases[key] = (f"triton/{name}/{case.name}/{case.sample if known is None else known[1].sample}", case)
     return list(cases.values())
 
@@ -393,9 +393,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(f"VIOLATION: {line}")
         failed = failed or bool(wrong)
     spilling = sum(1 for row in rows if row.spill_stores + row.spill_loads)
-    print(
-        f"{len(rows)} kernels, {spilling} with spills, {time.perf_counter() - started:.0f} s with {', '.join(versions.values())}"
-    )
+    seconds = time.perf_counter() - started
+    print(f"{len(rows)} kernels, {spilling} with spills, {seconds:.0f} s with {', '.join(versions.values())}")
     return int(failed)
 
 

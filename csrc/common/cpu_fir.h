@@ -9,18 +9,18 @@ namespace gk {
 namespace GK_ISA {
 namespace {
 
+// How far ahead of a pass memory is fetched. The hardware does it too, but starts anew on every page: with rows of 1 KB
+// a blur of 256 x 256 float images took 9.0 instead of 14.2 ms with both of these.
+constexpr int64_t kFetchAhead = 4096;  // bytes; flat from 1 to 8 KB
+
 template <class Src>
 struct Streams {
   const typename Src::Elem* const* stream;
   const typename Src::Acc* taps;
   int64_t count;
-  // The last `fresh` streams are read here for the first time: worth fetching ahead.
-  int64_t fresh = 0;
+  int64_t fresh = 0;             // the last so many streams are read here for the first time: fetch them ahead,
+  int64_t ahead = kFetchAhead;   // by so many bytes
 };
-
-// How far ahead of a pass memory is fetched. The hardware does it too, but starts anew on every page: with rows of 1 KB
-// a blur of 256 x 256 float images took 9.0 instead of 14.2 ms with both of these.
-constexpr int64_t kFetchAhead = 4096, kStoreAhead = 4096;  // bytes; flat from 1 to 8 KB
 
 template <int BYTES, int WRITE, class T>
 GK_INLINE void fetch_ahead(const T* p, int64_t distance) {
@@ -37,9 +37,9 @@ struct Sum {
   using Acc = typename Src::Acc;
   const Elem* stream[COUNT];
   Acc tap[COUNT];
-  int64_t fresh;
+  int64_t fresh, ahead;
 
-  GK_INLINE explicit Sum(const Streams<Src>& s, int64_t at) : fresh(s.fresh) {
+  GK_INLINE explicit Sum(const Streams<Src>& s, int64_t at) : fresh(s.fresh), ahead(s.ahead) {
 #pragma GCC unroll 16
     for (int t = 0; t < COUNT; ++t) stream[t] = s.stream[t] + at, tap[t] = s.taps[t];
   }
@@ -62,8 +62,8 @@ struct Sum {
   template <int N>
   GK_INLINE void fetch(int64_t at) const {
     constexpr int kBytes = N * Src::lanes * static_cast<int>(sizeof(Elem));
-    if (fresh > 0) fetch_ahead<kBytes, 0>(stream[COUNT - 1] + at, kFetchAhead);
-    if (COUNT > 1 && fresh > 1) fetch_ahead<kBytes, 0>(stream[COUNT > 1 ? COUNT - 2 : 0] + at, kFetchAhead);
+    if (fresh > 0) fetch_ahead<kBytes, 0>(stream[COUNT - 1] + at, ahead);
+    if (COUNT > 1 && fresh > 1) fetch_ahead<kBytes, 0>(stream[COUNT > 1 ? COUNT - 2 : 0] + at, ahead);
   }
 };
 
@@ -93,7 +93,7 @@ struct Sum<Src, 0> {
   template <int N>
   GK_INLINE void fetch(int64_t at) const {
     constexpr int kBytes = N * Src::lanes * static_cast<int>(sizeof(typename Src::Elem));
-    for (int64_t t = s.count - s.fresh; t < s.count; ++t) fetch_ahead<kBytes, 0>(s.stream[t] + from + at, kFetchAhead);
+    for (int64_t t = s.count - s.fresh; t < s.count; ++t) fetch_ahead<kBytes, 0>(s.stream[t] + from + at, s.ahead);
   }
 };
 
@@ -110,21 +110,23 @@ GK_INLINE void with_sum(const Streams<Src>& s, int64_t at, const Body& body) {
   }
 }
 
-// out[0 .. n) of type Dst. FAR: out is memory that was not touched lately.
+// out[0 .. n) of type Dst. FAR: out is memory that was not touched lately, which is fetched `store_ahead` bytes ahead.
 template <class Src, class Dst, bool FAR>
-void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Elem* out) {
+void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Elem* out,
+                 int64_t store_ahead = kFetchAhead) {
   constexpr int L = Src::lanes;
   with_sum(s, at, [&](const auto& sum) {
     typename Src::Vec v[4];
     int64_t i = 0;
     for (; i + 4 * L <= n; i += 4 * L) {
       sum.template fetch<4>(i);
-      if (FAR) fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, kStoreAhead);
+      if (FAR) fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, store_ahead);
       sum.template sum<4>(i, v);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) Dst::store(out + i + j * L, v[j]);
     }
     for (; i + L <= n; i += L) {
+      if (FAR) fetch_ahead<1, 1>(out + i, store_ahead);
       sum.template sum<1>(i, v);
       Dst::store(out + i, v[0]);
     }
@@ -179,13 +181,13 @@ void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Sr
 template <class Dst>
 void sum_streams_interleaved(const Streams<typename ScratchOf<typename Dst::Acc>::type>& evens,
                              const Streams<typename ScratchOf<typename Dst::Acc>::type>& odds, int64_t n,
-                             typename Dst::Elem* out) {
+                             typename Dst::Elem* out, int64_t store_ahead) {
   constexpr int L = Dst::lanes;
   const auto pass = [&](const auto& even, const auto& odd) {
     typename Dst::Vec a[2], b[2];
     int64_t i = 0;
     for (; i + 4 * L <= n; i += 4 * L) {
-      fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, kStoreAhead);
+      fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, store_ahead);
       even.template sum<2>(i / 2, a);
       odd.template sum<2>(i / 2, b);
 #pragma GCC unroll 2

@@ -26,7 +26,7 @@ namespace {
 
 constexpr int64_t kTaskNumbers = 32 * 1024;  // numbers read or written by one task, at least: some 20 us
 constexpr int64_t kRowNumbers = 4096;        // scratch row of one channel: 16 KB of floats, half of a small L1
-constexpr int64_t kPixelNumbers = 16384;     // scratch row of interleaved channels
+constexpr int64_t kPixelNumbers = 1024;      // the same of interleaved channels: with the rows under the filter it fits L1
 constexpr int64_t kChannels = 2048;          // interleaved channels taken together
 
 GK_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
@@ -176,7 +176,8 @@ class Worker {
         tile_pixels((tile_groups - 1) * geo.step + plan.span),
         slots(1),
         subrow(align(ceil_div(tile_pixels, geo.step) + kSlack)),
-        pitch(geo.interleaved ? align(tile_pixels * geo.channels + kSlack) : subrow * geo.step) {}
+        pitch(geo.interleaved ? align(tile_pixels * geo.channels + kSlack) : subrow * geo.step),
+        split_pitch(align(tile_groups * geo.channels + kSlack)) {}
 
   void take(Arena& arena) {
     plan.take(p, arena);
@@ -188,12 +189,16 @@ class Worker {
     arena.take(streams, plan.row_taps * plan.column_rows);
     arena.take(stream_taps, plan.row_taps * plan.column_rows);
     arena.take(whole, !geo.interleaved && geo.step > 2 ? tile_pixels : 0);
-    arena.take(split, !geo.interleaved && geo.phases > 2 ? tile_groups * (geo.phases + 1) + kSlack : 0);
+    arena.take(split, mix_pixels() || geo.phases > 2 ? geo.phases * (split_pitch + tile_groups * geo.channels) + kSlack : 0);
   }
 
   void prepare() {
     plan.fill(p);
     slots = plan.separable ? 1 : plan.column_rows;
+    if (tile_groups < geo.groups) {  // what comes next is the same part of the next row
+      load_ahead = max64(1, p.down_y / p.up_y) * p.x.stride[2] * sizeof(Elem);
+      store_ahead = p.y.stride[2] * sizeof(Elem);
+    }
     for (int64_t i = 0; !geo.interleaved && i < plan.row_taps; ++i)
       plan.offset[i] = plan.pixel[i] % geo.step * subrow + plan.pixel[i] / geo.step;
     if (plan.separable) gather_streams({0, 0}, 0, 1);
@@ -216,6 +221,11 @@ class Worker {
  private:
   static constexpr int64_t kSlack = 8 * S::lanes;  // vectors may read past the end of a scratch row
   static int64_t align(int64_t n) { return (n + 15) / 16 * 16; }
+
+  // Whether pixels have too few channels to make each phase's pixels one by one.
+  bool mix_pixels() const {
+    return geo.interleaved && geo.phases > 1 && geo.step == 1 && geo.channels <= 8 && p.y.stride[3] == geo.channels;
+  }
 
   int64_t choose_tile() const {
     const int64_t numbers = geo.interleaved ? kPixelNumbers : kRowNumbers;
@@ -275,7 +285,7 @@ class Worker {
 
   // Pixels [from, to) of the `count` rows in input_rows, summed into a scratch row that begins with pixel `low`.
   void column_sum(const Acc* taps, int64_t count, int64_t fresh, int64_t from, int64_t to, int64_t low, Acc* out) {
-    const Streams<S> rows{input_rows, taps, count, fresh};
+    const Streams<S> rows{input_rows, taps, count, fresh, load_ahead};
     const int64_t at = from - low, n = to - from;
     if (geo.interleaved) {
       if (p.x.stride[3] == channels) {
@@ -320,29 +330,42 @@ class Worker {
   void row_sum(int64_t rows, int64_t outputs, Elem* y) {
     if (geo.interleaved) {
       if (geo.phases == 1 && geo.step == 1 && p.y.stride[3] == channels) {
-        sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs * channels, y);
+        sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs * channels, y, store_ahead);
         return;
       }
+      if (mix_pixels()) return channels <= 4 ? interleave_phases<4>(rows, outputs, y) : interleave_phases<8>(rows, outputs, y);
       for (int64_t r = 0; r < geo.phases; ++r) {
         const Streams<Scratch> terms = phase(r, rows);
         for (int64_t i = r, at = 0; i < outputs; i += geo.phases, at += geo.step * channels)
-          sum_streams<Scratch, S, true>(terms, at, channels, y + i * p.y.stride[3]);
+          sum_streams<Scratch, S, true>(terms, at, channels, y + i * p.y.stride[3], store_ahead);
       }
     } else if (geo.phases == 1) {
-      sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs, y);
+      sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs, y, store_ahead);
     } else if (geo.phases == 2) {
-      sum_streams_interleaved<S>(phase(0, rows), phase(1, rows), outputs, y);
+      sum_streams_interleaved<S>(phase(0, rows), phase(1, rows), outputs, y, store_ahead);
     } else {
-      const int64_t groups = ceil_div(outputs, geo.phases);
-      Acc* turn = split + tile_groups;
-      for (int64_t r = 0; r < geo.phases; ++r) {
-        sum_streams<Scratch, Scratch, false>(phase(r, rows), 0, groups, split);
-        for (int64_t q = 0; q < groups; ++q) turn[q * geo.phases + r] = split[q];
-      }
-      int64_t i = 0;
-      for (; i + S::lanes <= outputs; i += S::lanes) S::store(y + i, Scratch::load(turn + i));
-      if (i < outputs) S::store(y + i, Scratch::load(turn + i), outputs - i);
+      interleave_phases<1>(rows, outputs, y);
     }
+  }
+
+  // Any number of phases of pixels of few channels: each phase into a row of its own, then pixel by pixel into y. WIDTH numbers
+  // are copied per pixel; what that is too much is overwritten by the next one.
+  template <int WIDTH>
+  void interleave_phases(int64_t rows, int64_t outputs, Elem* y) {
+    const int64_t groups = ceil_div(outputs, geo.phases), numbers = outputs * channels;
+    for (int64_t r = 0; r < geo.phases; ++r)
+      sum_streams<Scratch, Scratch, false>(phase(r, rows), 0, groups * channels, split + r * split_pitch);
+    Acc* const mixed = split + geo.phases * split_pitch;
+    Acc* to = mixed;
+    for (int64_t q = 0; q < groups; ++q)
+      for (int64_t r = 0; r < geo.phases; ++r, to += channels)
+        __builtin_memcpy(to, split + r * split_pitch + q * channels, WIDTH * sizeof(Acc));
+    int64_t i = 0;
+    for (; i + S::lanes <= numbers; i += S::lanes) {
+      fetch_ahead<1, 1>(y + i, store_ahead);
+      S::store(y + i, Scratch::load(mixed + i));
+    }
+    if (i < numbers) S::store(y + i, Scratch::load(mixed + i), numbers - i);
   }
 
   void zero_row(Elem* y, int64_t outputs) {
@@ -360,12 +383,14 @@ class Worker {
   const int64_t tile_pixels;      // pixels that they need
   int64_t slots;                  // scratch rows
   const int64_t subrow, pitch;    // numbers of a subrow, of a scratch row
+  const int64_t split_pitch;      // and of a phase in `split`
   Acc* scratch;
   int64_t* slot_row;              // the input row that a scratch row holds, or -1
   const Elem** input_rows;
   const Acc** streams;            // of the second pass, see gather_streams
   Acc* stream_taps;
   Acc *whole, *split;             // a row before it is cut into subrows; phases before they are interleaved
+  int64_t load_ahead = kFetchAhead, store_ahead = kFetchAhead;
   int64_t channels = 0;           // of the image at hand
   int64_t zeroed_low = INT64_MIN, zeroed_pixels = 0;  // the tile that the zeros in scratch belong to
 };

@@ -1,9 +1,5 @@
 """Runs the project's CUDA kernels on CPU tensors: builds csrc/*/*_cuda.cu for the emulation, and makes the "cuda" rows run it.
-
-    harness.load()                                # compile once, register torch.ops.gankern_native.*_cuda for CPU tensors
-    with harness.install_rows(), gankern.use_backend("cuda"):
-        y = gankern.ops.upfirdn2d(x, f)           # x on the CPU
-"""
+See README.md beside this file."""
 
 from __future__ import annotations
 
@@ -28,7 +24,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
-SANITIZE = ["-g", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+SANITIZE = ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
 # A kernel may form an address before it tests whether it may use it; -1 and the like need no report.
 SANITIZE.append("-fno-sanitize=pointer-overflow")
 KERNEL = ["-std=c++17", "-fPIC", "-fno-gnu-unique", "-pthread", "-DGK_CUDA_ON_CPU", "-Wall", "-Wno-unknown-pragmas"]
@@ -61,7 +57,10 @@ def missing() -> str | None:
     if shutil.which("g++") is None:
         return "no g++ on PATH"
     if cuda_include() is None:
-        return "CUDA's headers (cuda_runtime.h, cuda_fp16.h) were not found: no nvcc on PATH, no CUDA_HOME, no pip package nvidia-cuda-runtime"
+        return (
+            "CUDA's headers (cuda_runtime.h, cuda_fp16.h) were not found: no nvcc on PATH, no CUDA_HOME, no pip package "
+            "nvidia-cuda-runtime"
+        )
     return None
 
 

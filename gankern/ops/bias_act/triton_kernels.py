@@ -505,10 +505,14 @@ def plan_backward(
         form, fold, tc = "pixels", 0, _triton.power_of_two(min(channel_chunk, channels))
         unit = _triton.alignment(vector, channels, channel_chunk)
         channels, channel_chunk = channels // unit, channel_chunk // unit
+        if unit < vector:
+            elements //= 2
         tr = max(1, min(elements // tc, _triton.power_of_two(chunk)))
     else:
         form, fold, unit = "planes", 0, _triton.alignment(vector, inner, chunk)
         positions, inner, chunk = positions // unit, inner // unit, chunk // unit
+        if unit < vector:
+            elements //= 2  # more addresses take more registers
         if with_noise:
             tc = _triton.power_of_two(chunk * unit)
             tr = max(1, min(elements // tc, _triton.power_of_two(channel_chunk)))
@@ -645,7 +649,7 @@ def _cases(x: Any, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: f
 
 def compile_cases() -> Iterator[_triton.CompileCase]:
     """What the launchers would compile for the samples, in every layout and dtype: each specialisation of the networks' shapes;
-    of the contract's shapes, which are all odd, one of each formula, form and set of tensors."""
+    of the contract's shapes, which are all odd, one of each formula and one of each form with each set of tensors."""
     from gankern._samples import DTYPES
     from gankern.ops.bias_act import arguments
     from gankern.ops.bias_act.samples import SAMPLES
@@ -657,11 +661,12 @@ def compile_cases() -> Iterator[_triton.CompileCase]:
             continue
         for kernel, pointers, numbers, (launch, flags) in _cases(*args):
             constants = {**launch.constants, **flags}
-            rough = (kernel, dtype, *(v for k, v in constants.items() if k not in ("UNIT", "TR", "TC", "FOLD", "PERIOD", "INDEX")))
+            formula = (kernel, dtype, constants["ACT"], constants.get("SAVED"), constants["CLAMPED"])
+            tensors = (kernel, dtype, constants["FORM"], *flags.values())
             exact = (kernel, dtype, *constants.values())
-            if exact in seen or (rough in seen and not sample.tags & {"quick", "full"}):
+            if exact in seen or ({formula, tensors} <= seen and not sample.tags & {"quick", "full"}):
                 continue
-            seen |= {rough, exact}
+            seen |= {formula, tensors, exact}
             yield _triton.CompileCase(
                 sample=f"{sample.name}/{layout}/{str(dtype).removeprefix('torch.')}",
                 kernel=kernel,
