@@ -1,6 +1,6 @@
 // bias_act on CUDA.
 //
-// Every tensor is read once and written once, in 16-byte vectors, several of them under way per thread (kVectors): with bf16 a
+// Every tensor is read once and written once, in 16-byte vectors, several of them under way per thread: with bf16 a
 // forward element moves 4 bytes and a backward one 6, which leaves an H200 (4.3 TB/s, 30e12 lane instructions a second) some 27
 // and 40 instructions. So nothing is divided per element: a block's threads are a tile of rows and columns, columns contiguous
 // in memory, and a thread keeps its columns.
@@ -30,9 +30,6 @@ constexpr int kFoldedColumns = 256, kFoldedChannels = 32;
 // instructions each; kAny has all, for what is rarely run: float64, unaligned tensors, gain 0.
 constexpr int kCheap = -1, kAny = -2;
 
-template <class T>
-constexpr int kVectors = sizeof(T) == 2 ? 2 : sizeof(T) == 4 ? 4 : 1;
-
 enum class Form : int32_t { planes, pixels, folded };
 
 template <class A>
@@ -50,54 +47,63 @@ struct Args {
   bool row_sums, column_sums;
 };
 
-// 64-bit division takes some 100 instructions, and numbers that need it are rare.
+// 64-bit division takes some 100 instructions and many registers: kernels for whole vectors are not given numbers that need it.
+template <bool kWide>
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
-  if (((a | b) >> 32) == 0) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
+  if (kWide) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
   return a / b;
 }
 
 // ---- vectors --------------------------------------------------------------------------------------------------------
-// kPerVector<T> values from p on, of which the first n are wanted (kWide: all, or none); 0 for the others.
+// kPerVector<T> values as they are in memory: half types take half the registers until they are used. Not kWide: loaded one by
+// one, and kept as they are summed.
 template <class T, bool kWide>
-__device__ __forceinline__ void load(const void* base, int64_t at, int n, Accumulator<T>* v) {
-  constexpr int V = kPerVector<T>;
-  const T* p = static_cast<const T*>(base) + at;
-  if constexpr (!kWide) {
+struct Vector {
+  static constexpr int V = kPerVector<T>;
+  Accumulator<T> v[V];
+  __device__ __forceinline__ void get(Accumulator<T>* to) const {
+#pragma unroll
+    for (int e = 0; e < V; ++e) to[e] = v[e];
+  }
+  __device__ __forceinline__ void set(const Accumulator<T>* from) {
+#pragma unroll
+    for (int e = 0; e < V; ++e) v[e] = from[e];
+  }
+  // The first n from p on; 0 for the others.
+  __device__ __forceinline__ void load(const T* p, int n) {
 #pragma unroll
     for (int e = 0; e < V; ++e) v[e] = e < n ? load_value(p + e) : Accumulator<T>(0);
-  } else if constexpr (sizeof(T) == 8) {
-    const double2 u = n > 0 ? *reinterpret_cast<const double2*>(p) : make_double2(0, 0);
-    v[0] = u.x, v[1] = u.y;
-  } else {
-    unpack_vector<T>(n > 0 ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0), v);
   }
-}
-
-template <class T, bool kWide>
-__device__ __forceinline__ void store(void* base, int64_t at, int n, const Accumulator<T>* v) {
-  constexpr int V = kPerVector<T>;
-  T* p = static_cast<T*>(base) + at;
-  if constexpr (!kWide) {
+  __device__ __forceinline__ void store(T* p, int n) const {
 #pragma unroll
     for (int e = 0; e < V; ++e)
       if (e < n) store_value(p + e, v[e]);
-  } else if constexpr (sizeof(T) == 8) {
-    if (n > 0) *reinterpret_cast<double2*>(p) = make_double2(v[0], v[1]);
-  } else {
-    if (n > 0) store_vector(p, pack_vector<T>(v));
   }
-}
-
-template <class A, int N>
-__device__ __forceinline__ void add(A (&v)[N], const A* w) {
-#pragma unroll
-  for (int e = 0; e < N; ++e) v[e] += w[e];
-}
-template <class A, int N>
-__device__ __forceinline__ void add(A (&v)[N], A w) {
-#pragma unroll
-  for (int e = 0; e < N; ++e) v[e] += w;
-}
+};
+template <class T>
+struct Vector<T, true> {  // of n there are all, or none
+  uint4 u;
+  __device__ __forceinline__ void get(float* to) const { unpack_vector<T>(u, to); }
+  __device__ __forceinline__ void set(const float* from) { u = pack_vector<T>(from); }
+  __device__ __forceinline__ void load(const T* p, int n) {
+    u = n > 0 ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0);
+  }
+  __device__ __forceinline__ void store(T* p, int n) const {
+    if (n > 0) store_vector(p, u);
+  }
+};
+template <>
+struct Vector<double, true> {
+  double2 u;
+  __device__ __forceinline__ void get(double* to) const { to[0] = u.x, to[1] = u.y; }
+  __device__ __forceinline__ void set(const double* from) { u = make_double2(from[0], from[1]); }
+  __device__ __forceinline__ void load(const double* p, int n) {
+    u = n > 0 ? *reinterpret_cast<const double2*>(p) : make_double2(0, 0);
+  }
+  __device__ __forceinline__ void store(double* p, int n) const {
+    if (n > 0) *reinterpret_cast<double2*>(p) = u;
+  }
+};
 
 template <class T>
 __device__ __forceinline__ Accumulator<T> value(const void* base, int64_t at) {
@@ -107,12 +113,34 @@ __device__ __forceinline__ Accumulator<T> value(const void* base, int64_t at) {
 // A per-channel tensor at the columns of a thread, where these are channels.
 template <class T, bool kWide>
 __device__ __forceinline__ void load_channels(const void* base, Form form, int64_t channels, int64_t column, int n,
-                                              Accumulator<T>* v) {
-  if (form == Form::pixels) return load<T, kWide>(base, column, n, v);
+                                              Vector<T, kWide>& to) {
+  if (form == Form::pixels) return to.load(static_cast<const T*>(base) + column, n);
+  Accumulator<T> v[kPerVector<T>];
 #pragma unroll
   for (int e = 0; e < kPerVector<T>; ++e)
     v[e] = e < n ? value<T>(base, static_cast<uint32_t>(column + e) % static_cast<uint32_t>(channels)) : Accumulator<T>(0);
+  to.set(v);
 }
+
+// What is added to a row: a per-channel and a per-position tensor, one of which varies along the row.
+template <class T, bool kWide>
+struct Addend {
+  Vector<T, kWide> along;
+  Accumulator<T> row;
+  bool has_along, has_row;  // alike in all threads
+  __device__ __forceinline__ void add_to(Accumulator<T>* v) const {
+    Accumulator<T> w[kPerVector<T>];
+    if (has_along) {
+      along.get(w);
+#pragma unroll
+      for (int e = 0; e < kPerVector<T>; ++e) v[e] += w[e];
+    }
+    if (has_row) {
+#pragma unroll
+      for (int e = 0; e < kPerVector<T>; ++e) v[e] += row;
+    }
+  }
+};
 
 // ---- activations ----------------------------------------------------------------------------------------------------
 template <Act kAct>
@@ -141,7 +169,7 @@ __device__ __forceinline__ void with_act(Act act, F f) {
 template <int kAct>
 constexpr bool kMayHaveY = kAct != static_cast<int>(Act::swish);
 template <int kAct>
-constexpr bool kMayHaveV = kAct < 0 || kAct == static_cast<int>(Act::swish);
+constexpr bool kMayHaveV = kAct == kAny || kAct == static_cast<int>(Act::swish);
 
 // first[i] *= slope, and second[i] *= curvature if it is not null, of the saved numbers s.
 template <int kAct, int N, class A>
@@ -175,272 +203,246 @@ __device__ __forceinline__ void multiply_slopes(const Args<A>& a, const A* s, A*
 }
 
 // ---- forward and double backward ------------------------------------------------------------------------------------
-template <class T, int kAct, bool kWide, bool kDouble>
-__global__ void __launch_bounds__(kThreads, 6) bias_act_tiles(const Args<Accumulator<T>> a) {
+template <class T, bool kWide, bool kDouble>
+constexpr int kTileVectors = !kWide ? 1 : sizeof(T) == 4 && !kDouble ? 4 : 2;
+
+// of_channel[c] and of_position[m], each perhaps null, at a row of a tile; positions repeat after `images` images.
+// `before` is the addend of a row above in the same columns, or null.
+template <class T, bool kWide, bool kPlanes>
+__device__ __forceinline__ void load_addend(const Args<Accumulator<T>>& a, const void* of_channel, const void* of_position,
+                                            int64_t images, int64_t row, int64_t column, int n, const Addend<T, kWide>* before,
+                                            Addend<T, kWide>& to) {
+  const BiasActParams& p = a.p;
+  to.has_along = kPlanes ? of_position : of_channel;
+  to.has_row = kPlanes ? of_channel : of_position;
+  to.row = 0;
+  if (kPlanes) {
+    if (!to.has_along && !to.has_row) return;
+    const int64_t o = quotient<kWide>(row, p.channels);
+    if (of_position)
+      to.along.load(static_cast<const T*>(of_position) + (o - quotient<kWide>(o, images) * images) * p.inner + column, n);
+    if (of_channel && n > 0) to.row = value<T>(of_channel, row - o * p.channels);
+  } else {
+    if (of_channel && before) to.along = before->along;
+    if (of_channel && !before) load_channels<T, kWide>(of_channel, a.form, p.channels, column, n, to.along);
+    if (of_position && n > 0) to.row = value<T>(of_position, row - quotient<kWide>(row, images) * images);
+  }
+}
+
+template <class T, int kAct, bool kWide, bool kPlanes, bool kDouble>
+__global__ void __launch_bounds__(kThreads) bias_act_tiles(const Args<Accumulator<T>> a) {
   using A = Accumulator<T>;
-  constexpr int V = kPerVector<T>, U = kWide ? kVectors<T> : 1;
+  constexpr int V = kPerVector<T>, U = kTileVectors<T, kWide, kDouble>;
   const BiasActParams& p = a.p;
   const int lane = threadIdx.x & ((1 << a.lanes_log2) - 1), y0 = threadIdx.x >> a.lanes_log2;
   const int height = kThreads >> a.lanes_log2;
   const void* saved = kDouble && p.y_saved ? p.y_saved : p.x;
   for (int64_t tile = blockIdx.x; tile < a.tiles; tile += gridDim.x) {
-    const int64_t tile_y = quotient(tile, a.tiles_x);
+    const int64_t tile_y = quotient<kWide>(tile, a.tiles_x);
     const int64_t column = (((tile - tile_y * a.tiles_x) << a.lanes_log2) + lane) * V;
-    int64_t at[U], row[U];
+    int64_t at[U];
     int n[U];
+    Vector<T, kWide> saved_in[U], u_in[U], dy_in[U];
+    Addend<T, kWide> v_addend[U], u_addend[U];
+    // All loads before the first store, behind which the compiler would have to leave them.
 #pragma unroll
     for (int u = 0; u < U; ++u) {
-      row[u] = tile_y * (height * U) + u * height + y0;
-      at[u] = row[u] * a.row_pitch + column;
-      const int64_t end = row[u] < a.rows ? a.columns - column : 0, left = a.elements - at[u];
-      const int64_t least = end < left ? end : left;
+      const int64_t row = tile_y * (height * U) + u * height + y0;
+      at[u] = row * a.row_pitch + column;
+      const int64_t end = row < a.rows ? a.columns - column : 0, left = a.elements - at[u], least = end < left ? end : left;
       n[u] = static_cast<int>(least < V ? least : V);
+      if (saved) saved_in[u].load(static_cast<const T*>(saved) + at[u], n[u]);
+      if (kDouble && p.u) u_in[u].load(static_cast<const T*>(p.u) + at[u], n[u]);
+      if (kDouble && p.d_saved) dy_in[u].load(static_cast<const T*>(p.dy) + at[u], n[u]);
     }
-    A s[U][V];
-    if (saved) {
 #pragma unroll
-      for (int u = 0; u < U; ++u) load<T, kWide>(saved, at[u], n[u], s[u]);
+    for (int u = 0; u < U; ++u) {
+      const int64_t row = tile_y * (height * U) + u * height + y0;
+      if (!kDouble || kMayHaveV<kAct>)
+        load_addend<T, kWide, kPlanes>(a, p.b, p.noise, p.noise_outer, row, column, n[u], u ? v_addend : nullptr, v_addend[u]);
+      if (kDouble)
+        load_addend<T, kWide, kPlanes>(a, p.u_b, p.u_noise, p.outer, row, column, n[u], u ? u_addend : nullptr, u_addend[u]);
     }
-    A total[U][V], second[U][V];  // the cotangents; and these times dy
-    if constexpr (kDouble) {
 #pragma unroll
-      for (int u = 0; u < U; ++u) {
-        if (p.u) {
-          load<T, kWide>(p.u, at[u], n[u], total[u]);
+    for (int u = 0; u < U; ++u) {
+      A s[V];
+      if (saved) {
+        saved_in[u].get(s);
+        if (!kDouble || kMayHaveV<kAct>) v_addend[u].add_to(s);
+      }
+      if constexpr (kDouble) {
+        A total[V], second[V];
+#pragma unroll
+        for (int e = 0; e < V; ++e) total[e] = 0;
+        if (p.u) u_in[u].get(total);
+        u_addend[u].add_to(total);
+        if (p.d_saved) {
+          dy_in[u].get(second);
+#pragma unroll
+          for (int e = 0; e < V; ++e) second[e] *= total[e];
+          multiply_slopes<kAct, V>(a, s, total, second);
+          dy_in[u].set(second);
+          dy_in[u].store(static_cast<T*>(p.d_saved) + at[u], n[u]);
         } else {
-#pragma unroll
-          for (int e = 0; e < V; ++e) total[u][e] = 0;
+          multiply_slopes<kAct, V>(a, s, total, static_cast<A*>(nullptr));
         }
-      }
-#pragma unroll
-      for (int u = 0; u < U; ++u)
-        if (p.d_saved) load<T, kWide>(p.dy, at[u], n[u], second[u]);
-    }
-
-    if (a.form == Form::planes) {
-#pragma unroll
-      for (int u = 0; u < U; ++u) {
-        if (n[u] <= 0) continue;
-        const int64_t o = quotient(row[u], p.channels), c = row[u] - o * p.channels;
-        A w[V];
-        if (p.noise) {
-          load<T, kWide>(p.noise, (o - quotient(o, p.noise_outer) * p.noise_outer) * p.inner + column, n[u], w);
-          add(s[u], w);
+        if (p.d_dy) {
+          u_in[u].set(total);
+          u_in[u].store(static_cast<T*>(p.d_dy) + at[u], n[u]);
         }
-        if (p.b) add(s[u], value<T>(p.b, c));
-        if constexpr (kDouble) {
-          if (p.u_b) add(total[u], value<T>(p.u_b, c));
-          if (p.u_noise) {
-            load<T, kWide>(p.u_noise, o * p.inner + column, n[u], w);
-            add(total[u], w);
-          }
-        }
-      }
-    } else {
-      if (p.noise || (kDouble && p.u_noise)) {
-#pragma unroll
-        for (int u = 0; u < U; ++u) {
-          if (n[u] <= 0) continue;
-          if (p.noise) add(s[u], value<T>(p.noise, row[u] - quotient(row[u], p.noise_outer) * p.noise_outer));
-          if (kDouble && p.u_noise) add(total[u], value<T>(p.u_noise, row[u]));
-        }
-      }
-      A w[V];
-      if (p.b) {
-        load_channels<T, kWide>(p.b, a.form, p.channels, column, n[0], w);
-#pragma unroll
-        for (int u = 0; u < U; ++u) add(s[u], w);
-      }
-      if (kDouble && p.u_b) {
-        load_channels<T, kWide>(p.u_b, a.form, p.channels, column, n[0], w);
-#pragma unroll
-        for (int u = 0; u < U; ++u) add(total[u], w);
-      }
-    }
-
-    if constexpr (kDouble) {
-      if (p.d_saved) {
-#pragma unroll
-        for (int u = 0; u < U; ++u)
-#pragma unroll
-          for (int e = 0; e < V; ++e) second[u][e] *= total[u][e];
-        multiply_slopes<kAct, U * V>(a, s[0], total[0], second[0]);
-#pragma unroll
-        for (int u = 0; u < U; ++u) store<T, kWide>(p.d_saved, at[u], n[u], second[u]);
       } else {
-        multiply_slopes<kAct, U * V>(a, s[0], total[0], static_cast<A*>(nullptr));
+        with_act<kAct>(p.act, [&](auto constant) {
+          constexpr Act act = decltype(constant)::value;
+#pragma unroll
+          for (int e = 0; e < V; ++e) s[e] = act_output<act>(s[e], a.s);
+        });
+        saved_in[u].set(s);
+        saved_in[u].store(static_cast<T*>(p.y) + at[u], n[u]);
       }
-      if (p.d_dy) {
-#pragma unroll
-        for (int u = 0; u < U; ++u) store<T, kWide>(p.d_dy, at[u], n[u], total[u]);
-      }
-    } else {
-      with_act<kAct>(p.act, [&](auto constant) {
-        constexpr Act act = decltype(constant)::value;
-#pragma unroll
-        for (int i = 0; i < U * V; ++i) s[i / V][i % V] = act_output<act>(s[i / V][i % V], a.s);
-      });
-#pragma unroll
-      for (int u = 0; u < U; ++u) store<T, kWide>(p.y, at[u], n[u], s[u]);
     }
   }
 }
 
 // ---- backward -------------------------------------------------------------------------------------------------------
-// A thread's columns: where they lie in row 0 (with kWide the first stands for all), and how many there are.
+// A thread's columns: where they lie in row 0, as an offset in memory (kWide: the first stands for all), and how many.
 template <class T, bool kWide>
 struct Columns {
   int64_t at[kWide ? 1 : kPerVector<T>];
   int n;
+
+  __device__ __forceinline__ void load(const void* base, int64_t row, bool wanted, Vector<T, kWide>& to) const {
+    if constexpr (kWide) {
+      to.load(static_cast<const T*>(base) + at[0] + row, wanted ? n : 0);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kPerVector<T>; ++e) to.v[e] = wanted && e < n ? value<T>(base, at[e] + row) : Accumulator<T>(0);
+    }
+  }
+  __device__ __forceinline__ void store(void* base, int64_t row, const Accumulator<T>* v) const {
+    if constexpr (kWide) {
+      Vector<T, true> out;
+      out.set(v);
+      out.store(static_cast<T*>(base) + at[0] + row, n);
+    } else {
+#pragma unroll
+      for (int e = 0; e < kPerVector<T>; ++e)
+        if (e < n) store_value(static_cast<T*>(base) + at[e] + row, v[e]);
+    }
+  }
 };
 
-template <class T, bool kWide, class F>
-__device__ __forceinline__ void each_column(const Columns<T, kWide>& c, F f) {
-#pragma unroll
-  for (int e = 0; e < kPerVector<T>; ++e)
-    if (e < c.n) f(e, c.at[e]);
-}
-
-template <class T, bool kWide>
-__device__ __forceinline__ void load_row(const void* base, const Columns<T, kWide>& c, int64_t row, bool wanted,
-                                         Accumulator<T>* v) {
-  if constexpr (kWide) {
-    load<T, true>(base, c.at[0] + row, wanted ? c.n : 0, v);
-  } else {
-#pragma unroll
-    for (int e = 0; e < kPerVector<T>; ++e) v[e] = wanted && e < c.n ? value<T>(base, c.at[e] + row) : Accumulator<T>(0);
-  }
-}
-
-template <class T, int kAct, bool kWide>
-__global__ void __launch_bounds__(kThreads, kWide ? 6 : 4) bias_act_rectangles(const Args<Accumulator<T>> a) {
+template <class T, int kAct, bool kWide, bool kPlanes>
+__global__ void __launch_bounds__(kThreads, kWide ? 5 : 4) bias_act_rectangles(const Args<Accumulator<T>> a) {
   using A = Accumulator<T>;
-  constexpr int V = kPerVector<T>, U = kWide ? kVectors<T> : 1;
+  constexpr int V = kPerVector<T>, U = kWide ? 2 : 1;
   GK_SHARED(A, exchange, [kThreads * V]);
   const BiasActParams& p = a.p;
   const int lanes = 1 << a.lanes_log2, lane = threadIdx.x & (lanes - 1), y0 = threadIdx.x >> a.lanes_log2;
   const int height = kThreads >> a.lanes_log2;
-  const bool planes = a.form == Form::planes;
   const void* saved = p.y_saved ? p.y_saved : p.x;
   const int64_t positions = p.outer * p.inner;
   for (int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
-    // The rectangle: rows [row0, row1), columns [column0, column1).
-    const int64_t many = planes ? p.chunks : p.channel_chunks, slow = quotient(block, many), fast = block - slow * many;
-    const int64_t chunk = planes ? fast : slow, channel_chunk = planes ? slow : fast;
-    const int64_t m0 = chunk * p.chunk, m_end = m0 + p.chunk, m1 = m_end < positions ? m_end : positions;
-    const int64_t c0 = channel_chunk * p.channel_chunk, c_end = c0 + p.channel_chunk;
-    const int64_t c1 = c_end < p.channels ? c_end : p.channels;
-    int64_t row0, row1, column0, column1;
-    if (planes) {
-      row0 = c0, row1 = c1, column0 = m0, column1 = m1;
-    } else if (a.form == Form::pixels) {
-      row0 = m0, row1 = m1, column0 = c0, column1 = c1;
+    // The rectangle: rows [row0, row1), columns [column0, column0 + width). Both sides are ints.
+    const int64_t many = kPlanes ? p.chunks : p.channel_chunks, slow = quotient<kWide>(block, many), fast = block - slow * many;
+    const int64_t chunk = kPlanes ? fast : slow, channel_chunk = kPlanes ? slow : fast;
+    int64_t row0, column0;
+    int rows, width;
+    if (a.form == Form::folded) {
+      row0 = chunk * a.chunk_rows, rows = static_cast<int>(a.chunk_rows), column0 = 0, width = static_cast<int>(a.columns);
     } else {
-      row0 = chunk * a.chunk_rows, row1 = row0 + a.chunk_rows, column0 = 0, column1 = a.columns;
+      const int64_t m0 = chunk * p.chunk, m = m0 + p.chunk < positions ? p.chunk : positions - m0;
+      const int64_t c0 = channel_chunk * p.channel_chunk;
+      const int64_t c = c0 + p.channel_chunk < p.channels ? p.channel_chunk : p.channels - c0;
+      row0 = kPlanes ? c0 : m0, rows = static_cast<int>(kPlanes ? c : m);
+      column0 = kPlanes ? m0 : c0, width = static_cast<int>(kPlanes ? m : c);
     }
 
     A sums[V];  // of columns
 #pragma unroll
     for (int e = 0; e < V; ++e) sums[e] = 0;
 #pragma unroll 1
-    for (int64_t row = row0; row < row1; row += height * U) {
+    for (int top = 0; top < rows; top += height * U) {
       A row_sum[U];
 #pragma unroll
       for (int u = 0; u < U; ++u) row_sum[u] = 0;
 #pragma unroll 1
-      for (int64_t start = column0; start < column1; start += lanes * V) {
-        const int64_t column = start + lane * V, left = column1 - column;
+      for (int start = 0; start < width; start += lanes * V) {
+        const int64_t column = column0 + start + lane * V;
+        const int left = width - start - lane * V;
         Columns<T, kWide> columns;
-        columns.n = static_cast<int>(left < V ? (left < 0 ? 0 : left) : V);
+        columns.n = left < V ? left : V;
         int64_t o = 0, i = 0;
-        if (planes) {
-          o = quotient(column, p.inner), i = column - o * p.inner;
-          columns.at[0] = o * p.channels * p.inner + i;
-        } else {
-          columns.at[0] = column;
+        columns.at[0] = column;
+        if (kPlanes) {
+          o = quotient<kWide>(column, p.inner), i = column - o * p.inner;
+          columns.at[0] += o * (p.channels - 1) * p.inner;
         }
         if constexpr (!kWide) {  // positions may go on in the next image
           int64_t next = i;
 #pragma unroll
           for (int e = 1; e < V; ++e) {
             columns.at[e] = columns.at[e - 1] + 1;
-            if (planes && ++next == p.inner) next = 0, columns.at[e] += (p.channels - 1) * p.inner;
+            if (kPlanes && ++next == p.inner) next = 0, columns.at[e] += (p.channels - 1) * p.inner;
           }
         }
-
-        A g[U][V], s[U][V];
+        Vector<T, kWide> dy_in[U], saved_in[U];
         bool wanted[U];
-        int64_t at[U];
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-          const int64_t r = row + u * height + y0;
-          at[u] = r * a.row_pitch;
-          wanted[u] = r < row1;
+          const int y = top + u * height + y0;
+          const int64_t at = (row0 + y) * a.row_pitch;
+          wanted[u] = y < rows;
           if (a.form == Form::folded) {  // the last row may be shorter
-            const int64_t rest = a.elements - at[u] - column;
+            const int64_t rest = a.elements - at - column;
             wanted[u] = wanted[u] && rest > 0;
-            if (!kWide && rest < columns.n) columns.n = static_cast<int>(rest < 0 ? 0 : rest);
+            if (!kWide && rest < columns.n) columns.n = static_cast<int>(rest);
           }
-          load_row<T, kWide>(p.dy, columns, at[u], wanted[u], g[u]);
+          columns.load(p.dy, at, wanted[u], dy_in[u]);
+          if (saved) columns.load(saved, at, wanted[u], saved_in[u]);
         }
-        if (saved) {
-#pragma unroll
-          for (int u = 0; u < U; ++u) load_row<T, kWide>(saved, columns, at[u], wanted[u], s[u]);
-        }
-        if (p.x && (p.b || p.noise)) {  // v = x + noise + b
-          A w[V];
-          if (p.noise) {
-            if (!planes) {
-#pragma unroll
-              for (int u = 0; u < U; ++u) {
-                const int64_t m = row + u * height + y0;
-                if (wanted[u]) add(s[u], value<T>(p.noise, m - quotient(m, p.noise_outer) * p.noise_outer));
-              }
+        Addend<T, kWide> addend[U];
+        if (kMayHaveV<kAct> && (p.b || p.noise)) {  // v = x + noise + b
+          Vector<T, kWide> along;
+          if (kPlanes && p.noise) {
+            int64_t image = o - quotient<kWide>(o, p.noise_outer) * p.noise_outer;
+            if constexpr (kWide) {
+              along.load(static_cast<const T*>(p.noise) + image * p.inner + i, columns.n);
             } else {
-              int64_t image = o - quotient(o, p.noise_outer) * p.noise_outer;
-              if constexpr (kWide) {
-                load<T, true>(p.noise, image * p.inner + i, columns.n, w);
-              } else {
-                int64_t next = i;
+              int64_t next = i;
 #pragma unroll
-                for (int e = 0; e < V; ++e) {
-                  w[e] = e < columns.n ? value<T>(p.noise, image * p.inner + next) : A(0);
-                  if (++next == p.inner) next = 0, image = image + 1 == p.noise_outer ? 0 : image + 1;
-                }
+              for (int e = 0; e < V; ++e) {
+                along.v[e] = e < columns.n ? value<T>(p.noise, image * p.inner + next) : A(0);
+                if (++next == p.inner) next = 0, image = image + 1 == p.noise_outer ? 0 : image + 1;
               }
-#pragma unroll
-              for (int u = 0; u < U; ++u) add(s[u], w);
             }
+          } else if (!kPlanes && p.b) {
+            load_channels<T, kWide>(p.b, a.form, p.channels, column, columns.n, along);
           }
-          if (p.b) {
-            if (planes) {
 #pragma unroll
-              for (int u = 0; u < U; ++u)
-                if (wanted[u]) add(s[u], value<T>(p.b, row + u * height + y0));
-            } else {
-              load_channels<T, kWide>(p.b, a.form, p.channels, column, columns.n, w);
-#pragma unroll
-              for (int u = 0; u < U; ++u) add(s[u], w);
-            }
+          for (int u = 0; u < U; ++u) {
+            const int64_t row = row0 + top + u * height + y0;
+            addend[u].along = along;
+            addend[u].has_along = kPlanes ? p.noise : p.b;
+            addend[u].has_row = kPlanes ? p.b : p.noise;
+            addend[u].row = 0;
+            if (wanted[u] && addend[u].has_row)
+              addend[u].row = kPlanes ? value<T>(p.b, row) : value<T>(p.noise, row - quotient<kWide>(row, p.noise_outer) * p.noise_outer);
           }
         }
-        multiply_slopes<kAct, U * V>(a, s[0], g[0], static_cast<A*>(nullptr));
 #pragma unroll
         for (int u = 0; u < U; ++u) {
-          if (wanted[u]) {  // elsewhere g is 0 times a slope, which may be NaN
-            if (p.dx) {
-              if constexpr (kWide)
-                store<T, true>(p.dx, columns.at[0] + at[u], columns.n, g[u]);
-              else
-                each_column(columns, [&](int e, int64_t c) { store_value(static_cast<T*>(p.dx) + c + at[u], g[u][e]); });
-            }
+          if (!wanted[u]) continue;
+          A g[V], s[V];
+          dy_in[u].get(g);
+          if (saved) saved_in[u].get(s);
+          if (kMayHaveV<kAct> && (p.b || p.noise)) addend[u].add_to(s);
+          multiply_slopes<kAct, V>(a, s, g, static_cast<A*>(nullptr));
+          if (p.dx) columns.store(p.dx, (row0 + top + u * height + y0) * a.row_pitch, g);
 #pragma unroll
-            for (int e = 0; e < V; ++e) {
-              if (e < columns.n) {
-                row_sum[u] += g[u][e];
-                sums[e] += g[u][e];
-              }
-            }
+          for (int e = 0; e < V; ++e) {
+            if (e >= columns.n) g[e] = 0;  // it may be NaN: 0 times a slope of nothing
+            row_sum[u] += g[e];
+            sums[e] += g[e];
           }
         }
       }
@@ -451,40 +453,40 @@ __global__ void __launch_bounds__(kThreads, kWide ? 6 : 4) bias_act_rectangles(c
         if (lane == 0) {
 #pragma unroll
           for (int u = 0; u < U; ++u) {
-            const int64_t r = row + u * height + y0;
-            if (r >= row1) continue;
-            if (planes)
-              static_cast<A*>(p.db_partial)[chunk * p.channels + r] = row_sum[u];
+            const int y = top + u * height + y0;
+            if (y >= rows) continue;
+            if (kPlanes)
+              static_cast<A*>(p.db_partial)[chunk * p.channels + row0 + y] = row_sum[u];
             else
-              static_cast<A*>(p.dnoise_partial)[channel_chunk * positions + r] = row_sum[u];
+              static_cast<A*>(p.dnoise_partial)[channel_chunk * positions + row0 + y] = row_sum[u];
           }
         }
       }
     }
     if (a.column_sums) {
-      const int width = lanes * V;
+      const int pitch = lanes * V;
 #pragma unroll
-      for (int e = 0; e < V; ++e) exchange[y0 * width + lane * V + e] = sums[e];
+      for (int e = 0; e < V; ++e) exchange[y0 * pitch + lane * V + e] = sums[e];
       __syncthreads();
       for (int j = threadIdx.x; j < width; j += kThreads) {
         A sum = 0;
-        for (int y = 0; y < height; ++y) sum += exchange[y * width + j];
+        for (int y = 0; y < height; ++y) sum += exchange[y * pitch + j];
         if (a.form == Form::folded)
           exchange[j] = sum;
-        else if (column0 + j < column1 && planes)
+        else if (kPlanes)
           static_cast<A*>(p.dnoise_partial)[channel_chunk * positions + column0 + j] = sum;
-        else if (column0 + j < column1)
+        else
           static_cast<A*>(p.db_partial)[chunk * p.channels + column0 + j] = sum;
       }
+      __syncthreads();
       if (a.form == Form::folded) {
-        __syncthreads();
         for (int c = threadIdx.x; c < p.channels; c += kThreads) {
           A sum = 0;
-          for (int j = c; j < a.columns; j += static_cast<int>(p.channels)) sum += exchange[j];
+          for (int j = c; j < width; j += static_cast<int>(p.channels)) sum += exchange[j];
           static_cast<A*>(p.db_partial)[chunk * p.channels + c] = sum;
         }
+        __syncthreads();  // before the next rectangle
       }
-      __syncthreads();  // before the next rectangle
     }
   }
 }
@@ -525,6 +527,13 @@ int64_t fold_of(int64_t channels, int64_t inner, int vector, bool by_position) {
   return kFoldedColumns / channels / step * step;
 }
 
+// Whether 32-bit division does for these numbers.
+bool near(std::initializer_list<int64_t> numbers) {
+  for (int64_t number : numbers)
+    if (number >= int64_t{1} << 31) return false;
+  return true;
+}
+
 // f(constant of kAct, constant of kWide) for what is compiled.
 template <class T, class F>
 const char* choose(const BiasActParams& p, bool wide, bool derivative, F f) {
@@ -538,7 +547,9 @@ const char* choose(const BiasActParams& p, bool wide, bool derivative, F f) {
       switch (p.act) {
         case Act::linear:
         case Act::relu:
-        case Act::lrelu: return f(std::integral_constant<int, kCheap>{}, std::true_type{});
+        case Act::lrelu:
+          if (usual) return f(std::integral_constant<int, kCheap>{}, std::true_type{});
+          break;
         GK_CASE(tanh);
         GK_CASE(sigmoid);
         GK_CASE(elu);
@@ -549,6 +560,9 @@ const char* choose(const BiasActParams& p, bool wide, bool derivative, F f) {
     }
   }
 #undef GK_CASE
+  if (wide && sizeof(T) == 8) {
+    if constexpr (sizeof(T) == 8) return f(std::integral_constant<int, kAny>{}, std::true_type{});
+  }
   return f(std::integral_constant<int, kAny>{}, std::false_type{});
 }
 
@@ -579,11 +593,15 @@ const char* launch_tiles(const BiasActParams& given, cudaStream_t stream) {
   a.row_pitch = a.columns;
   a.lanes_log2 = lanes_for(ceil_div(a.columns, V), most);
   a.tiles_x = ceil_div(a.columns, V << a.lanes_log2);
+  wide = wide && near({a.rows, a.tiles_x, a.tiles_x * ceil_div(a.rows, kThreads >> a.lanes_log2), p.inner});
   return choose<T>(p, wide, kDouble, [&](auto act, auto is_wide) {
     constexpr int kAct = decltype(act)::value;
     constexpr bool kWide = decltype(is_wide)::value;
-    a.tiles = a.tiles_x * ceil_div(a.rows, (kThreads >> a.lanes_log2) * (kWide ? kVectors<T> : 1));
-    GK_LAUNCH((bias_act_tiles<T, kAct, kWide, kDouble>), grid_of(a.tiles), kThreads, 0, stream, a);
+    a.tiles = a.tiles_x * ceil_div(a.rows, (kThreads >> a.lanes_log2) * kTileVectors<T, kWide, kDouble>);
+    if (a.form == Form::planes)
+      GK_LAUNCH((bias_act_tiles<T, kAct, kWide, true, kDouble>), grid_of(a.tiles), kThreads, 0, stream, a);
+    else
+      GK_LAUNCH((bias_act_tiles<T, kAct, kWide, false, kDouble>), grid_of(a.tiles), kThreads, 0, stream, a);
     return launched();
   });
 }
@@ -626,10 +644,14 @@ const char* launch_rectangles(const BiasActParams& given, cudaStream_t stream) {
     if (int64_t{1} << a.lanes_log2 < vectors) return "chunks are too wide for the columns of a block";
   }
   a.blocks = p.chunks * p.channel_chunks;
+  wide = wide && near({a.blocks, p.outer * p.inner, p.noise_outer});
   return choose<T>(p, wide, true, [&](auto act, auto is_wide) {
     constexpr int kAct = decltype(act)::value;
     constexpr bool kWide = decltype(is_wide)::value;
-    GK_LAUNCH((bias_act_rectangles<T, kAct, kWide>), grid_of(a.blocks), kThreads, 0, stream, a);
+    if (a.form == Form::planes)
+      GK_LAUNCH((bias_act_rectangles<T, kAct, kWide, true>), grid_of(a.blocks), kThreads, 0, stream, a);
+    else
+      GK_LAUNCH((bias_act_rectangles<T, kAct, kWide, false>), grid_of(a.blocks), kThreads, 0, stream, a);
     return launched();
   });
 }

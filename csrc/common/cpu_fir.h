@@ -1,7 +1,7 @@
 // Weighted sums of streams of numbers: out[i] = sum over t < count of taps[t] * stream[t][i].
 //
-// An FIR pass down the columns sums rows of an image; one along a row sums the same row at several offsets. Both are this.
-// Include from *_cpu.cpp only (see cpu_isa.h).
+// An FIR pass down the columns sums rows of an image; one along a row sums the same row at several offsets. Both are
+// this. Include from *_cpu.cpp only (see cpu_isa.h).
 #pragma once
 #include "common/cpu_vec.h"
 
@@ -18,8 +18,8 @@ struct Streams {
   const typename Src::Elem* const* stream;
   const typename Src::Acc* taps;
   int64_t count;
-  int64_t fresh = 0;             // the last so many streams are read here for the first time: fetch them ahead,
-  int64_t ahead = kFetchAhead;   // by so many bytes
+  int64_t fresh = 0;            // the last so many streams are read here for the first time: fetch them ahead,
+  int64_t ahead = kFetchAhead;  // by so many bytes
 };
 
 template <int BYTES, int WRITE, class T>
@@ -136,7 +136,8 @@ void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Ele
 
 // The same, dealt out to two rows in turn: first[i] = out[2 * i], second[i] = out[2 * i + 1].
 template <class Src>
-void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Src::Acc* first, typename Src::Acc* second) {
+void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Src::Acc* first,
+                       typename Src::Acc* second) {
   using Dst = typename ScratchOf<typename Src::Acc>::type;
   constexpr int L = Src::lanes;
   with_sum(s, at, [&](const auto& sum) {
@@ -176,8 +177,8 @@ void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Sr
   });
 }
 
-// Two sums in turn: out[2 * i] = sum of `even` at i, out[2 * i + 1] = sum of `odd` at i. Whole vectors of the streams are
-// read, also for the last outputs.
+// Two sums in turn: out[2 * i] = sum of `even` at i, out[2 * i + 1] = sum of `odd` at i. Whole vectors of the streams
+// are read, also for the last outputs.
 template <class Dst>
 void sum_streams_interleaved(const Streams<typename ScratchOf<typename Dst::Acc>::type>& evens,
                              const Streams<typename ScratchOf<typename Dst::Acc>::type>& odds, int64_t n,

@@ -1,8 +1,8 @@
 // Vectors of one CPU variant: a register's worth of float or double, loads and stores in every storage type, shuffles.
 //
-// Include from *_cpu.cpp only. Everything is in an anonymous namespace, so that no variant's code can stand in for another's
-// (see cpu_isa.h). The vectors are the compilers' own (GCC, Clang, any architecture); intrinsics appear only where those
-// have no form for an instruction: masked access and half-precision conversion.
+// Include from *_cpu.cpp only. Everything is in an anonymous namespace, so that no variant's code can stand in for
+// another's (see cpu_isa.h). The vectors are the compilers' own (GCC, Clang, any architecture); intrinsics appear only
+// where those have no form for an instruction: masked access and half-precision conversion.
 //
 // A storage type S (F32, F64, F16, BF16) has
 //   S::Elem, S::Acc          element in memory, number to compute with (double for F64, else float)
@@ -75,7 +75,7 @@ GK_INLINE void store_bits(T* p, V v, int64_t n) {
   for (int64_t i = 0; i < n; ++i) p[i] = whole[i];
 }
 
-// ---- interleaving: a0 b0 a1 b1 ... and back --------------------------------------------------------------------------
+// ---- interleaving: a0 b0 a1 b1 ... and back -------------------------------------------------------------------------
 #if GK_VEC_BYTES == 64
 GK_INLINE FloatVec interleave_low(FloatVec a, FloatVec b) {
   return GK_SHUFFLE(a, b, IntVec, 0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
@@ -125,7 +125,9 @@ GK_INLINE GK_SHUFFLE4 interleave_low(GK_SHUFFLE4 a, GK_SHUFFLE4 b) {
 GK_INLINE GK_SHUFFLE4 interleave_high(GK_SHUFFLE4 a, GK_SHUFFLE4 b) {
   return GK_SHUFFLE(a, b, GK_SHUFFLE4_MASK, 2, 6, 3, 7);
 }
-GK_INLINE GK_SHUFFLE4 even_lanes(GK_SHUFFLE4 a, GK_SHUFFLE4 b) { return GK_SHUFFLE(a, b, GK_SHUFFLE4_MASK, 0, 2, 4, 6); }
+GK_INLINE GK_SHUFFLE4 even_lanes(GK_SHUFFLE4 a, GK_SHUFFLE4 b) {
+  return GK_SHUFFLE(a, b, GK_SHUFFLE4_MASK, 0, 2, 4, 6);
+}
 GK_INLINE GK_SHUFFLE4 odd_lanes(GK_SHUFFLE4 a, GK_SHUFFLE4 b) { return GK_SHUFFLE(a, b, GK_SHUFFLE4_MASK, 1, 3, 5, 7); }
 #endif
 #undef GK_SHUFFLE8
@@ -133,7 +135,7 @@ GK_INLINE GK_SHUFFLE4 odd_lanes(GK_SHUFFLE4 a, GK_SHUFFLE4 b) { return GK_SHUFFL
 #undef GK_SHUFFLE4
 #undef GK_SHUFFLE4_MASK
 
-// ---- 16-bit numbers ----------------------------------------------------------------------------------------------------
+// ---- 16-bit numbers -------------------------------------------------------------------------------------------------
 #if defined(GK_VEC_AVX512)
 constexpr __mmask16 kAll = 0xffff;  // GCC 12 warns of its own uninitialised variables in the forms without a mask
 #endif
@@ -195,13 +197,13 @@ GK_INLINE ShortVec to_f16(FloatVec v) {
   // Below 2^-14: adding 0.5 leaves multiples of 2^-24, the smallest half, in the float's last bits, rounded to even.
   const UIntVec tiny = (UIntVec)((FloatVec)magnitude + 0.5f) - (126u << 23);
   UIntVec bits = magnitude < (113u << 23) ? tiny : rounded;
-  bits = magnitude >= (143u << 23) ? UIntVec{} + 0x7c00u : bits;                                // 2^16 and above
+  bits = magnitude >= (143u << 23) ? UIntVec{} + 0x7c00u : bits;                     // 2^16 and above
   bits = magnitude > 0x7f800000u ? (0x7e00u | ((magnitude >> 13) & 0x3ffu)) : bits;  // NaN
   return narrow(bits | sign);
 #endif
 }
 
-// ---- storage types -----------------------------------------------------------------------------------------------------
+// ---- storage types --------------------------------------------------------------------------------------------------
 GK_INLINE ShortVec load_shorts(const uint16_t* p, int64_t n) {
 #if defined(GK_VEC_AVX512)
   return (ShortVec)_mm256_maskz_loadu_epi16((__mmask16)((1u << n) - 1), p);
@@ -225,7 +227,9 @@ struct F32 {
   static GK_INLINE Vec load(const Elem* p) { return load_bits<Vec>(p); }
   static GK_INLINE void store(Elem* p, Vec v) { store_bits(p, v); }
 #if defined(GK_VEC_AVX512)
-  static GK_INLINE Vec load(const Elem* p, int64_t n) { return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p); }
+  static GK_INLINE Vec load(const Elem* p, int64_t n) {
+    return (Vec)_mm512_maskz_loadu_ps((__mmask16)((1u << n) - 1), p);
+  }
   static GK_INLINE void store(Elem* p, Vec v, int64_t n) {
     _mm512_mask_storeu_ps(p, (__mmask16)((1u << n) - 1), (__m512)v);
   }
@@ -243,7 +247,9 @@ struct F64 {
   static GK_INLINE Vec load(const Elem* p) { return load_bits<Vec>(p); }
   static GK_INLINE void store(Elem* p, Vec v) { store_bits(p, v); }
 #if defined(GK_VEC_AVX512)
-  static GK_INLINE Vec load(const Elem* p, int64_t n) { return (Vec)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p); }
+  static GK_INLINE Vec load(const Elem* p, int64_t n) {
+    return (Vec)_mm512_maskz_loadu_pd((__mmask8)((1u << n) - 1), p);
+  }
   static GK_INLINE void store(Elem* p, Vec v, int64_t n) {
     _mm512_mask_storeu_pd(p, (__mmask8)((1u << n) - 1), (__m512d)v);
   }

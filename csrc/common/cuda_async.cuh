@@ -1,9 +1,10 @@
-// Copies from global to shared memory that need no registers while they are under way (cp.async; plain copies before sm_80).
+// Copies from global to shared memory that need no registers while they are under way (cp.async; plain copies before
+// sm_80).
 //
-// A thread issues copies, closes a group with async_commit(), and async_wait<n>() returns when all but its n youngest groups
-// have arrived: for this thread; the others see them after a barrier.
-//   async_copy<bytes>(to, from, wanted)     16 or 4 bytes, aligned so; zeros if wanted is 0: then `from` may be any address
-//   async_copy_half(to, from)               2 bytes from an address that 4 divides, and 2 bytes of zeros
+// A thread issues copies, closes a group with async_commit(), and async_wait<n>() returns when all but its n youngest
+// groups have arrived: for this thread; the others see them after a barrier.
+//   async_copy<bytes>(to, from, wanted)     16 or 4 bytes, aligned so; zeros if wanted is 0: then `from` may be any
+//   address async_copy_half(to, from)               2 bytes from an address that 4 divides, and 2 bytes of zeros
 #pragma once
 #include <cstdint>
 
@@ -29,15 +30,13 @@ template <int kBytes>
 __device__ __forceinline__ void async_copy(void* to, const void* from, unsigned wanted) {
   const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));
   if constexpr (kBytes == 16)  // .cg: past L1, where nothing would be read again
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, p; }" ::"r"(shared), "l"(from),
-        "r"(wanted)
-        : "memory");
+    asm volatile("{ .reg .pred p; setp.eq.u32 p, %2, 0; cp.async.cg.shared.global [%0], [%1], 16, p; }" ::"r"(shared),
+                 "l"(from), "r"(wanted)
+                 : "memory");
   else
-    asm volatile(
-        "{ .reg .pred p; setp.eq.u32 p, %2, 0; cp.async.ca.shared.global [%0], [%1], %3, p; }" ::"r"(shared), "l"(from),
-        "r"(wanted), "n"(kBytes)
-        : "memory");
+    asm volatile("{ .reg .pred p; setp.eq.u32 p, %2, 0; cp.async.ca.shared.global [%0], [%1], %3, p; }" ::"r"(shared),
+                 "l"(from), "r"(wanted), "n"(kBytes)
+                 : "memory");
 }
 __device__ __forceinline__ void async_copy_half(void* to, const void* from) {
   const uint32_t shared = static_cast<uint32_t>(__cvta_generic_to_shared(to));

@@ -1,24 +1,24 @@
 // upfirdn2d on the CPU, torch-free; compiled once per instruction set (see common/cpu_isa.h).
 //
-// An image is rows of pixels of `channels` interleaved numbers: NCHW gives N * C images of one channel, channels_last N images
-// of C (or of a chunk of C). Every output row is made in two passes that meet in a scratch row which stays in cache:
+// An image is rows of pixels of `channels` interleaved numbers: NCHW gives N * C images of one channel, channels_last N
+// images of C (or of a chunk of C). Every output row is made in two passes that meet in a scratch row which stays in
+// cache:
 //
 //   down the columns:  the input rows under the filter are summed into one row of floats, converted on load;
 //   along the row:     each output is a sum of that row at a few offsets.
 //
-// A filter that is no product of a column and a row skips the sum of the first pass: each input row is converted once into a
-// ring of scratch rows, and the second pass sums over all rows of the ring.
+// A filter that is no product of a column and a row skips the sum of the first pass: each input row is converted once
+// into a ring of scratch rows, and the second pass sums over all rows of the ring.
 //
-// Scratch rows are padded with zeros, so that the second pass needs no bounds. It is polyphase: with up/down in lowest terms
-// P/D, output q * P + r is the sum over m of taps[r][m] * row[q * D + offset[r][m]]. For one channel the scratch row is stored
-// as D subrows (pixel i in subrow i mod D), so that every term is a contiguous load over q, and P phases are interleaved on
-// the way out. For several channels the loads are contiguous over the channels as it is.
-#include "upfirdn2d/upfirdn2d_params.h"
-
+// Scratch rows are padded with zeros, so that the second pass needs no bounds. It is polyphase: with up/down in lowest
+// terms P/D, output q * P + r is the sum over m of taps[r][m] * row[q * D + offset[r][m]]. For one channel the scratch
+// row is stored as D subrows (pixel i in subrow i mod D), so that every term is a contiguous load over q, and P phases
+// are interleaved on the way out. For several channels the loads are contiguous over the channels as it is.
 #include <new>
 
 #include "common/cpu_fir.h"
 #include "upfirdn2d/upfirdn2d_math.h"
+#include "upfirdn2d/upfirdn2d_params.h"
 
 namespace gk {
 namespace GK_ISA {
@@ -26,14 +26,14 @@ namespace {
 
 constexpr int64_t kTaskNumbers = 32 * 1024;  // numbers read or written by one task, at least: some 20 us
 constexpr int64_t kRowNumbers = 4096;        // scratch row of one channel: 16 KB of floats, half of a small L1
-constexpr int64_t kPixelNumbers = 1024;      // the same of interleaved channels: with the rows under the filter it fits L1
-constexpr int64_t kChannels = 2048;          // interleaved channels taken together
+constexpr int64_t kPixelNumbers = 1024;  // the same of interleaved channels: with the rows under the filter it fits L1
+constexpr int64_t kChannels = 2048;      // interleaved channels taken together
 
 GK_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 GK_INLINE int64_t max64(int64_t a, int64_t b) { return a > b ? a : b; }
 
-// One block of memory, handed out in pieces on cache lines. Whoever needs memory says so in a function that is called twice:
-// first without a block, to count. (One allocation, and nothing to clean up if it throws.)
+// One block of memory, handed out in pieces on cache lines. Whoever needs memory says so in a function that is called
+// twice: first without a block, to count. (One allocation, and nothing to clean up if it throws.)
 struct Arena {
   char* base = nullptr;
   int64_t used = 0;
@@ -47,13 +47,13 @@ struct Arena {
 
 // The images of a call, their sizes, and how they are cut into tasks. Cheap: made anew for every range of tasks.
 struct Geometry {
-  bool interleaved;           // channels_last
-  int64_t channels;           // of an image, at most
-  int64_t chunks;             // images per sample (channel by channel, or chunk by chunk)
-  int64_t rows;               // output rows of all images
+  bool interleaved;  // channels_last
+  int64_t channels;  // of an image, at most
+  int64_t chunks;    // images per sample (channel by channel, or chunk by chunk)
+  int64_t rows;      // output rows of all images
   int64_t rows_per_task;
-  int64_t phases, step;       // P and D: groups of P outputs advance by D pixels
-  int64_t groups;             // per row, the last one perhaps not whole
+  int64_t phases, step;  // P and D: groups of P outputs advance by D pixels
+  int64_t groups;        // per row, the last one perhaps not whole
 
   explicit Geometry(const Upfirdn2dParams& p) {
     interleaved = !(p.x.stride[3] == 1 && p.y.stride[3] == 1);
@@ -77,17 +77,16 @@ template <class Acc>
 struct Plan {
   const Geometry& geo;
   bool separable;
-  int64_t column_rows;           // most input rows under the filter
-  Acc* column;                   // separable: taps down the columns, sorted by the tap that first meets a pixel
-  int64_t* column_start;         // [up_y]
-  int64_t row_taps;              // taps of a row, all phases together (= tap_w at most)
-  Acc* row;                      // [separable ? 1 : tap_h][row_taps], sorted by phase
-  int64_t* pixel;                // [row_taps] pixel of the tap, counted from `low` in group 0
-  int64_t* offset;               // the same as a place in the scratch row
-  int64_t* phase_start;          // [phases + 1]
-  int64_t low, span;             // a group q reads the pixels [q * step + low, ... + span)
-
-  double *factor_y, *factor_x;   // of a 2-D filter, while the plan is made
+  int64_t column_rows;          // most input rows under the filter
+  Acc* column;                  // separable: taps down the columns, sorted by the tap that first meets a pixel
+  int64_t* column_start;        // [up_y]
+  int64_t row_taps;             // taps of a row, all phases together (= tap_w at most)
+  Acc* row;                     // [separable ? 1 : tap_h][row_taps], sorted by phase
+  int64_t* pixel;               // [row_taps] pixel of the tap, counted from `low` in group 0
+  int64_t* offset;              // the same as a place in the scratch row
+  int64_t* phase_start;         // [phases + 1]
+  int64_t low, span;            // group q reads the pixels [q * step + low, q * step + low + span)
+  double *factor_y, *factor_x;  // of a 2-D filter, while the plan is made
 
   Plan(const Upfirdn2dParams& p, const Geometry& g) : geo(g), column_rows(ceil_div(p.tap_h, p.up_y)), row_taps(0) {
     low = INT64_MAX;
@@ -160,7 +159,7 @@ void fill_zeros(typename S::Elem* y, int64_t n) {
   for (int64_t i = 0; i < n; ++i) y[i] = 0;  // all storage types: bits 0 are the number 0
 }
 
-// ---- one range of output rows of one image ---------------------------------------------------------------------------
+// ---- output rows of images: scratch memory and the two passes -------------------------------------------------------
 template <class S>
 class Worker {
   using Elem = typename S::Elem;
@@ -189,7 +188,8 @@ class Worker {
     arena.take(streams, plan.row_taps * plan.column_rows);
     arena.take(stream_taps, plan.row_taps * plan.column_rows);
     arena.take(whole, !geo.interleaved && geo.step > 2 ? tile_pixels : 0);
-    arena.take(split, mix_pixels() || geo.phases > 2 ? geo.phases * (split_pitch + tile_groups * geo.channels) + kSlack : 0);
+    arena.take(split,
+               mix_pixels() || geo.phases > 2 ? geo.phases * (split_pitch + tile_groups * geo.channels) + kSlack : 0);
   }
 
   void prepare() {
@@ -199,7 +199,8 @@ class Worker {
       load_ahead = max64(1, p.down_y / p.up_y) * p.x.stride[2] * sizeof(Elem);
       store_ahead = p.y.stride[2] * sizeof(Elem);
     }
-    for (int64_t i = 0; !geo.interleaved && i < plan.row_taps; ++i)
+    if (geo.interleaved) return;  // offsets wait for set_channels
+    for (int64_t i = 0; i < plan.row_taps; ++i)
       plan.offset[i] = plan.pixel[i] % geo.step * subrow + plan.pixel[i] / geo.step;
     if (plan.separable) gather_streams({0, 0}, 0, 1);
   }
@@ -213,7 +214,8 @@ class Worker {
       const Elem* x = static_cast<const Elem*>(p.x.data) + sample * p.x.stride[0] + c * p.x.stride[1];
       Elem* y = static_cast<Elem*>(p.y.data) + sample * p.y.stride[0] + c * p.y.stride[1];
       set_channels(min64(geo.channels, p.y.size[1] - c));
-      for (int64_t q = 0; q < geo.groups; q += tile_groups) tile(x, y, q, min64(geo.groups, q + tile_groups), first, last);
+      for (int64_t q = 0; q < geo.groups; q += tile_groups)
+        tile(x, y, q, min64(geo.groups, q + tile_groups), first, last);
       row += last - first;
     }
   }
@@ -265,8 +267,8 @@ class Worker {
       if (plan.separable) {
         for (int64_t t = skip; t < stop; ++t) input_rows[t - skip] = x + (m.pixel + t) * p.x.stride[2];
         const int64_t last = m.pixel + stop - 1;
-        column_sum(plan.column + plan.column_start[m.tap] + skip, stop - skip, min64(last - newest, stop - skip), from, to,
-                   low, scratch);
+        column_sum(plan.column + plan.column_start[m.tap] + skip, stop - skip, min64(last - newest, stop - skip), from,
+                   to, low, scratch);
         newest = last;
       } else {
         for (int64_t t = skip; t < stop; ++t) {
@@ -333,7 +335,8 @@ class Worker {
         sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs * channels, y, store_ahead);
         return;
       }
-      if (mix_pixels()) return channels <= 4 ? interleave_phases<4>(rows, outputs, y) : interleave_phases<8>(rows, outputs, y);
+      if (mix_pixels())
+        return channels <= 4 ? interleave_phases<4>(rows, outputs, y) : interleave_phases<8>(rows, outputs, y);
       for (int64_t r = 0; r < geo.phases; ++r) {
         const Streams<Scratch> terms = phase(r, rows);
         for (int64_t i = r, at = 0; i < outputs; i += geo.phases, at += geo.step * channels)
@@ -348,8 +351,8 @@ class Worker {
     }
   }
 
-  // Any number of phases of pixels of few channels: each phase into a row of its own, then pixel by pixel into y. WIDTH numbers
-  // are copied per pixel; what that is too much is overwritten by the next one.
+  // Any number of phases of pixels of few channels: each phase into a row of its own, then pixel by pixel into y. WIDTH
+  // numbers are copied per pixel; those beyond its channels are overwritten by the next pixel's.
   template <int WIDTH>
   void interleave_phases(int64_t rows, int64_t outputs, Elem* y) {
     const int64_t groups = ceil_div(outputs, geo.phases), numbers = outputs * channels;
@@ -379,19 +382,19 @@ class Worker {
   const Upfirdn2dParams& p;
   const Geometry& geo;
   Plan<Acc> plan;
-  const int64_t tile_groups;      // groups of outputs per tile
-  const int64_t tile_pixels;      // pixels that they need
-  int64_t slots;                  // scratch rows
-  const int64_t subrow, pitch;    // numbers of a subrow, of a scratch row
-  const int64_t split_pitch;      // and of a phase in `split`
+  const int64_t tile_groups;    // groups of outputs per tile
+  const int64_t tile_pixels;    // pixels that they need
+  int64_t slots;                // scratch rows
+  const int64_t subrow, pitch;  // numbers of a subrow, of a scratch row
+  const int64_t split_pitch;    // and of a phase in `split`
   Acc* scratch;
-  int64_t* slot_row;              // the input row that a scratch row holds, or -1
+  int64_t* slot_row;  // the input row that a scratch row holds, or -1
   const Elem** input_rows;
-  const Acc** streams;            // of the second pass, see gather_streams
+  const Acc** streams;  // of the second pass, see gather_streams
   Acc* stream_taps;
-  Acc *whole, *split;             // a row before it is cut into subrows; phases before they are interleaved
+  Acc *whole, *split;  // a row before it is cut into subrows; phases before they are interleaved
   int64_t load_ahead = kFetchAhead, store_ahead = kFetchAhead;
-  int64_t channels = 0;           // of the image at hand
+  int64_t channels = 0;                               // of the image at hand
   int64_t zeroed_low = INT64_MIN, zeroed_pixels = 0;  // the tile that the zeros in scratch belong to
 };
 

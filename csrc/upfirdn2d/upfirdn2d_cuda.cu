@@ -1,30 +1,35 @@
 // upfirdn2d on CUDA.
 //
-// What limits it (H200: copies at 4.3 TB/s; 132 multiprocessors issue 30e12 lane instructions a second, an FMA each at best):
+// What limits it (H200: copies at 4.3 TB/s; 132 multiprocessors issue 30e12 lane instructions a second, an FMA each at
+// best):
 //   bf16, 4x4 taps      bytes per output   outputs/s at copy speed   instructions per output that this leaves
 //   same rate           4                  1.08e12                   27
 //   up 2                2.5                1.72e12                   17
 //   down 2              10                 0.43e12                   69
-// At the same rate 16 FMA an output are affordable only in theory, next to loads, conversions and addresses; as a column and a
-// row of 4 they are 8 (up 2: 3, down 2: 12). So the two axes are filtered one after the other in ONE pass: every input row is
-// filtered along x once and the sums are carried down the image in registers, where the outputs that still miss rows wait.
-// 2-D taps come in device memory and the host must not read them: each warp checks whether they are a product of a column and a
-// row, a few dozen instructions while its first rows are still on the way, and takes the K*K form if they are not.
+// At the same rate 16 FMA an output are affordable only in theory, next to loads, conversions and addresses; as a
+// column and a row of 4 they are 8 (up 2: 3, down 2: 12). So the two axes are filtered one after the other in ONE pass:
+// every input row is filtered along x once and the sums are carried down the image in registers, where the outputs that
+// still miss rows wait. 2-D taps come in device memory and the host must not read them: each warp checks whether they
+// are a product of a column and a row, a few dozen instructions while its first rows are still on the way, and takes
+// the K*K form if they are not.
 //
-// Two fast kernels share that sweep. A team of threads walks down a strip of the image, through a ring of input rows in shared
-// memory that cp.async fills two stages ahead: some 20 KB a multiprocessor must be in flight to cover the memory's latency, more
-// than registers could hold. Whatever lies outside of the image is filled with zeros on the way.
-//   upfirdn2d_channels (channels_last): a block is the team; a thread has 16 bytes of channels at one or two adjacent output
+// Two fast kernels share that sweep. A team of threads walks down a strip of the image, through a ring of input rows in
+// shared memory that cp.async fills two stages ahead: some 20 KB a multiprocessor must be in flight to cover the
+// memory's latency, more than registers could hold. Whatever lies outside of the image is filled with zeros on the way.
+//   upfirdn2d_channels (channels_last): a block is the team; a thread has 16 bytes of channels at one or two adjacent
+//   output
 //     columns. Two save conversions: their inputs overlap. All copies and stores are 16 bytes.
-//   upfirdn2d_rows (NCHW): a warp is the team; a lane has 16 bytes of adjacent outputs. Outputs sit on 16-byte boundaries,
-//     their inputs then do not (x - pad), so rows are copied in 4-byte words, lanes side by side: 128 bytes per instruction, one
-//     instruction every 14 clocks, far below what L1 takes, and any stride or offset is served alike. The shift is undone
-//     by where the words land; of halves at an odd position the last bit by a funnel shift. Stores are 16 bytes where y allows
-//     it, else the row goes through shared memory and out element by element, still side by side.
+//   upfirdn2d_rows (NCHW): a warp is the team; a lane has 16 bytes of adjacent outputs. Outputs sit on 16-byte
+//   boundaries,
+//     their inputs then do not (x - pad), so rows are copied in 4-byte words, lanes side by side: 128 bytes per
+//     instruction, one instruction every 14 clocks, far below what L1 takes, and any stride or offset is served alike.
+//     The shift is undone by where the words land; of halves at an odd position the last bit by a funnel shift. Stores
+//     are 16 bytes where y allows it, else the row goes through shared memory and out element by element, still side by
+//     side.
 // upfirdn2d_generic: anything else, one thread per output.
 //
-// Fast kernels hold taps for a class of sizes; a shorter filter is filled up with zero taps (so infinities may spread to
-// one pixel more than the filter reaches).
+// Fast kernels hold taps for a class of sizes; a shorter filter is filled up with zero taps (so infinities may spread
+// to one pixel more than the filter reaches).
 #include "common/cuda_async.cuh"
 #include "common/cuda_io.cuh"
 #include "upfirdn2d/upfirdn2d_math.h"
@@ -40,7 +45,8 @@ constexpr int kChannelThreads = 256, kRowThreads = 128, kGenericThreads = 256;
 template <class T, Mode kMode, int K>
 struct ChannelShape : Shape<kMode, K, K == 4 && kMode != kDown ? 2 : 1, kPerVector<T>, kMode == kUp ? K / 2 : K,
                             K == 4 && kMode == kUp ? 2 : 1> {
-  // A thread's second column begins kStep pixels after its first. With one column, the factors along x are run-time values.
+  // A thread's second column begins kStep pixels after its first. With one column, the factors along x are run-time
+  // values.
   static constexpr int kStep = kMode == kUp ? 0 : 1;
   static constexpr int kPixels = ChannelShape::MX + (ChannelShape::kColumns - 1) * kStep;
 };
@@ -55,7 +61,8 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
   unsigned block = blockIdx.x;
   const int c = static_cast<int>((block % a.tiles_c << a.lanes_log2) + cv) * V;
   block /= a.tiles_c;
-  const int tile_x = a.first_x + static_cast<int>(block % a.tiles_x) * columns * kColumns, out_x = tile_x + column * kColumns;
+  const int tile_x = a.first_x + static_cast<int>(block % a.tiles_x) * columns * kColumns,
+            out_x = tile_x + column * kColumns;
   block /= a.tiles_x;
   const int unit0 = static_cast<int>(block % a.segments) * a.segment, units = min(a.segment, a.units - unit0);
   const int64_t n = block / a.segments;
@@ -63,7 +70,8 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
 
   // Where outputs meet pixels along x; the tile's first pixel is the ring's column 0.
   const Meeting meeting = first_meeting(static_cast<int64_t>(out_x) * a.down_x - a.pad_x, a.up_x);
-  const int first_pixel = static_cast<int>(first_meeting(static_cast<int64_t>(tile_x) * a.down_x - a.pad_x, a.up_x).pixel);
+  const int first_pixel =
+      static_cast<int>(first_meeting(static_cast<int64_t>(tile_x) * a.down_x - a.pad_x, a.up_x).pixel);
   const int stage_bytes = kStageRows * a.row_bytes, write0 = threadIdx.x * 16;
   const int read0 = (((static_cast<int>(meeting.pixel) - first_pixel) << a.lanes_log2) + cv) * 16;
 
@@ -115,7 +123,8 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
         if (j - i * S::kStep >= 0 && j - i * S::kStep < MX) f(i, j - i * S::kStep, v);
     }
   };
-  const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y), end = min(units * S::kOut, a.out_h - first_y);
+  const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y),
+            end = min(units * S::kOut, a.out_h - first_y);
   char* out = a.y + n * a.y_stride[0] + c * static_cast<int64_t>(sizeof(T)) + out_x * a.y_stride[3] +
               (first_y - (S::kSpan - 1) * S::kOut) * a.y_stride[2];
   bool stores[kColumns];
@@ -156,7 +165,8 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
 }
 
 // ---- NCHW -----------------------------------------------------------------------------------------------------------
-// When up 2, outputs 2i and 2i + 1 begin at the same pixel or at adjacent ones, as the padding is odd or even: one tap more.
+// When up 2, outputs 2i and 2i + 1 begin at the same pixel or at adjacent ones, as the padding is odd or even: one tap
+// more.
 template <class T, Mode kMode, int K>
 struct RowShape : Shape<kMode, K, 1, kPerVector<T>, kMode == kUp ? K / 2 + 1 : K, kMode == kUp ? 2 : 1> {
   static constexpr int kSize = static_cast<int>(sizeof(T));
@@ -168,10 +178,11 @@ struct RowShape : Shape<kMode, K, 1, kPerVector<T>, kMode == kUp ? K / 2 + 1 : K
   static constexpr int kLoads = ((kInputs + kOdd) * kSize + kAlign - 1) / kAlign;
   static constexpr int kWords = kLoads * kAlign / 4;
   static constexpr int kPer = 4 / kSize;
-  static constexpr int kWhole = kStep / kPer;                                      // words of a staged row for every lane
-  static constexpr int kTail = (kInputs - kStep + kOdd + kPer - 1) / kPer;         // and beyond: one for each of the first lanes
+  static constexpr int kWhole = kStep / kPer;  // words of a staged row for every lane
+  static constexpr int kTail =
+      (kInputs - kStep + kOdd + kPer - 1) / kPer;  // and beyond: one for each of the first lanes
   static constexpr int kLeastLanes = kTail > 8 ? 4 : kTail > 4 ? 3 : kTail > 2 ? 2 : 1;  // their logarithm
-  static constexpr GK_HD int used(int lanes) { return (lanes - 1) * kStep + kInputs; }  // values of a staged row
+  static constexpr GK_HD int used(int lanes) { return (lanes - 1) * kStep + kInputs; }   // values of a staged row
   static constexpr int pitch(int lanes) {
     const int read = (lanes - 1) * kStep * kSize + kLoads * kAlign, filled = 4 * (kWhole * lanes + kTail);
     return ((read > filled ? read : filled) + 15) / 16 * 16;
@@ -185,7 +196,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   constexpr int V = S::V, MX = S::MX, kSize = S::kSize, kPer = S::kPer;
   GK_DYNAMIC_SHARED(unsigned char, ring);
   const int lane = threadIdx.x & 31, warp = threadIdx.x >> 5;
-  const int lanes = 1 << a.lanes_log2, column = lane & (lanes - 1), group = lane >> a.lanes_log2, groups = 32 >> a.lanes_log2;
+  const int lanes = 1 << a.lanes_log2, column = lane & (lanes - 1), group = lane >> a.lanes_log2,
+            groups = 32 >> a.lanes_log2;
   const int64_t team = static_cast<int64_t>(blockIdx.x) * (kRowThreads / 32) + warp, strip = team / a.segments;
   const int unit0 = static_cast<int>(team - strip * a.segments) * a.segment, units = min(a.segment, a.units - unit0);
   const int64_t item = strip * groups + group;
@@ -194,7 +206,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   const int64_t plane = item / a.tiles_x, n = plane / a.channels, c = plane - n * a.channels;
   const int tile_x = static_cast<int>(item - plane * a.tiles_x) * lanes * V, out_x = tile_x + column * V;
 
-  // The first pixel that the group's first output meets. When up 2 and the padding is even, odd outputs begin one later.
+  // The first pixel that the group's first output meets. When up 2 and the padding is even, odd outputs begin one
+  // later.
   const int odd_pad = a.pad_x & 1;
   const int first_pixel = kMode == kUp ? (tile_x - a.pad_x + odd_pad) / 2 : (kMode == kDown ? 2 : 1) * tile_x - a.pad_x;
 
@@ -203,15 +216,16 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   int rows_left = (units + S::kSpan - 1) * S::kIn, row = first_row;
   const char* from = a.x + n * a.x_stride[0] + c * a.x_stride[1] + first_row * a.x_stride[2] +
                      static_cast<int64_t>(first_pixel) * kSize;
-  // Halves: 1 if first_pixel is the upper half of a word of memory, in the strip's first row (kAligned: in all); it then is so
-  // in shared memory, too. A lane copies the words column, column + lanes, ... of a row.
+  // Halves: 1 if first_pixel is the upper half of a word of memory, in the strip's first row (kAligned: in all); it
+  // then is so in shared memory, too. A lane copies the words column, column + lanes, ... of a row.
   const int odd = S::kOdd ? static_cast<int>(reinterpret_cast<uintptr_t>(from) >> 1 & 1) : 0;
   const int odd_step = S::kOdd && !kAligned ? static_cast<int>(a.x_stride[2] >> 1 & 1) : 0;
   const bool in_tail = column < S::kTail;
   unsigned in_row = 0;  // kAligned: a bit for each word, the same in all rows
 #pragma unroll
   for (int i = 0; i <= S::kWhole; ++i)
-    if (in_items && static_cast<unsigned>(first_pixel - odd + kPer * (column + i * lanes)) < static_cast<unsigned>(a.in_w))
+    if (in_items &&
+        static_cast<unsigned>(first_pixel - odd + kPer * (column + i * lanes)) < static_cast<unsigned>(a.in_w))
       in_row |= 1u << i;
   if (kAligned) from += 4 * column - 2 * odd;
   RingPosition write{ring0 + 4 * column, ring0 + 4 * column + kStages * stage_bytes, ring0 + 4 * column};
@@ -227,13 +241,16 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
       int pixel = first_pixel - p + kPer * column;  // of the word's lower half
       word += 4 * column - 2 * p;
 #pragma unroll 1
-      for (int i = column; i < S::kWhole * lanes + S::kTail; i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes) {
-        // A row may end in the middle of a word, whose upper half may be past the end of all memory. If it begins there, the
-        // lower half (pixel -1) is another row's, or something else of the same 4 bytes: next_stage wipes it.
+      for (int i = column; i < S::kWhole * lanes + S::kTail;
+           i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes) {
+        // A row may end in the middle of a word, whose upper half may be past the end of all memory. If it begins
+        // there, the lower half (pixel -1) is another row's, or something else of the same 4 bytes: next_stage wipes
+        // it.
         if (S::kOdd && pixel == a.in_w - 1 && in_image && in_items)
           async_copy_half(to, word);
         else
-          async_copy<4>(to, word, static_cast<unsigned>(pixel + S::kOdd) < static_cast<unsigned>(a.in_w) && in_image && in_items);
+          async_copy<4>(to, word,
+                        static_cast<unsigned>(pixel + S::kOdd) < static_cast<unsigned>(a.in_w) && in_image && in_items);
       }
     }
   };
@@ -257,7 +274,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   auto next_stage = [&] {
     async_wait<kStages - 2>();
     read.advance(stage_bytes);
-    if constexpr (S::kOdd && !kAligned) {  // whoever copied a word that straddles the row's left edge wipes the half before it
+    if constexpr (S::kOdd &&
+                  !kAligned) {  // whoever copied a word that straddles the row's left edge wipes the half before it
 #pragma unroll
       for (int r = 0; r < kStageRows; ++r) {
         const int at = (odd ^ (odd_step & r)) - 1 - first_pixel;  // of pixel -1, in halves
@@ -296,12 +314,14 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
       f(0, m, v);
     }
   };
-  const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y), end = min(units * S::kOut, a.out_h - first_y);
+  const int first_y = a.first_y + unit0 * S::kOut, begin = max(0, -first_y),
+            end = min(units * S::kOut, a.out_h - first_y);
   char* out = a.y + n * a.y_stride[0] + c * a.y_stride[1] + (first_y - (S::kSpan - 1) * S::kOut) * a.y_stride[2];
   const bool stores = in_items && out_x < a.out_w;
   if (kAligned) out += static_cast<int64_t>(out_x) * kSize;
   auto emit = [&](int line, const float* v) {
-    const bool complete = static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);  // alike in the whole warp
+    const bool complete =
+        static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);  // alike in the whole warp
     const uint4 packed = pack_vector<T>(v);
     if constexpr (kAligned) {
       if (complete && stores) store_vector(out, packed);
@@ -323,7 +343,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
     out += a.y_stride[2];
   };
 
-  // Taps of phase 0 begin at first_pixel: the even taps if the padding is even, else the odd ones; phase 1 has the others.
+  // Taps of phase 0 begin at first_pixel: the even taps if the padding is even, else the odd ones; phase 1 has the
+  // others.
   auto x_tap = [&](int phase, int m) { return kMode == kUp ? 2 * m + (phase ? odd_pad - 1 : odd_pad) : m; };
   if (K == 4 && !product.holds) {
     if constexpr (K == 4) {
@@ -361,7 +382,8 @@ struct GenericArgs {
   double gain;
 };
 
-// The taps that an output meets along one axis: tap `first` at pixel `pixel`, then every up-th tap, `count` in the image.
+// The taps that an output meets along one axis: tap `first` at pixel `pixel`, then every up-th tap, `count` in the
+// image.
 template <class I>
 struct Window {
   I first, pixel, count;
@@ -383,7 +405,8 @@ __global__ void __launch_bounds__(kGenericThreads, 3) upfirdn2d_generic(const Ge
   GK_DYNAMIC_SHARED(unsigned char, shared);
   const int tid = threadIdx.x;
   if constexpr (sizeof(A) == 4)  // the fast kernel, launched just before, has done it
-    if (a.unless_product && product_of(static_cast<const A*>(a.taps), static_cast<int>(a.tap_w), static_cast<int>(a.tap_h)).holds)
+    if (a.unless_product &&
+        product_of(static_cast<const A*>(a.taps), static_cast<int>(a.tap_w), static_cast<int>(a.tap_h)).holds)
       return;
 
   const bool full = a.taps != nullptr, none = !full && !a.taps_x;
@@ -400,7 +423,8 @@ __global__ void __launch_bounds__(kGenericThreads, 3) upfirdn2d_generic(const Ge
     __syncthreads();
   }
 
-  const int ti = tid & ((1 << a.i_log2) - 1), tj = tid >> a.i_log2 & ((1 << a.j_log2) - 1), tk = tid >> (a.i_log2 + a.j_log2);
+  const int ti = tid & ((1 << a.i_log2) - 1), tj = tid >> a.i_log2 & ((1 << a.j_log2) - 1),
+            tk = tid >> (a.i_log2 + a.j_log2);
   const int k_log2 = 8 - a.i_log2 - a.j_log2;
   static_assert(kGenericThreads == 1 << 8, "k_log2");
   for (int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
@@ -465,7 +489,8 @@ const char* launch_generic(const Upfirdn2dParams& p, bool channels_last, bool un
   const unsigned grid = static_cast<unsigned>(a.blocks < 0x7fffffff ? a.blocks : 0x7fffffff);
   const size_t bytes = a.staged ? static_cast<size_t>(taps) * sizeof(Accumulator<T>) : 0;
   bool small = a.blocks < 0x3fffffff && a.outer < 0x3fffffff && i_size < 0x3fffffff && j_size < 0x3fffffff;
-  for (int64_t v : {a.in_w * a.up_x, a.in_h * a.up_y, a.out_w * a.down_x, a.out_h * a.down_y, a.pad_x, a.pad_y, a.tap_w, a.tap_h})
+  for (int64_t v :
+       {a.in_w * a.up_x, a.in_h * a.up_y, a.out_w * a.down_x, a.out_h * a.down_y, a.pad_x, a.pad_y, a.tap_w, a.tap_h})
     small = small && -0x0fffffff < v && v < 0x0fffffff;
   small = small && a.up_x < 0xffff && a.up_y < 0xffff && a.down_x < 0xffff && a.down_y < 0xffff;
   if (small)
@@ -492,7 +517,8 @@ bool fill_fast(const Upfirdn2dParams& p, int64_t size, FastArgs& a) {
   const auto near = [](int64_t v) { return -kMost < v && v < kMost; };
   for (int i = 1; i < 4; ++i)
     if (!near(p.x.size[i]) || !near(p.y.size[i])) return false;
-  if (!near(p.pad_x0) || !near(p.pad_y0) || !near(p.up_x) || !near(p.down_x) || !near(p.y.size[3] * p.down_x)) return false;
+  if (!near(p.pad_x0) || !near(p.pad_y0) || !near(p.up_x) || !near(p.down_x) || !near(p.y.size[3] * p.down_x))
+    return false;
   a.x = static_cast<const char*>(p.x.data), a.y = static_cast<char*>(p.y.data);
   a.taps = static_cast<const float*>(p.taps);
   a.taps_y = static_cast<const float*>(p.taps_y), a.taps_x = static_cast<const float*>(p.taps_x);
@@ -513,7 +539,8 @@ bool fill_fast(const Upfirdn2dParams& p, int64_t size, FastArgs& a) {
 template <class Kernel>
 const char* allow_shared(Kernel* kernel, int64_t bytes) {
   if (bytes <= 48 * 1024) return nullptr;
-  const cudaError_t error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+  const cudaError_t error =
+      cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
   return error == cudaSuccess ? nullptr : cudaGetErrorString(error);
 }
 
@@ -538,7 +565,8 @@ const char* launch_channels(const Upfirdn2dParams& p, cudaStream_t stream) {
   for (int i = a.lanes_log2 - 1; i >= 1; --i)
     if (ceil_div(vectors, 1 << i) << i < ceil_div(vectors, 1 << a.lanes_log2) << a.lanes_log2) a.lanes_log2 = i;
   // More where the image is narrower than the block would be.
-  while (a.lanes_log2 < 6 && vectors >= 2 << a.lanes_log2 && kChannelThreads * S::kColumns >> a.lanes_log2 >= 2 * a.out_w)
+  while (a.lanes_log2 < 6 && vectors >= 2 << a.lanes_log2 &&
+         kChannelThreads * S::kColumns >> a.lanes_log2 >= 2 * a.out_w)
     ++a.lanes_log2;
   const int64_t columns = kChannelThreads >> a.lanes_log2;
   const int64_t pitch = ceil_div((columns - 1) * S::kColumns * p.down_x, p.up_x) + S::kPixels;
@@ -572,7 +600,8 @@ const char* launch_rows(const Upfirdn2dParams& p, cudaStream_t stream) {
   for (int i = 0; i < 3; ++i)
     if (p.x.size[i] > 1) bits |= static_cast<uintptr_t>(a.x_stride[i]);
   const bool aligned = a.wide && bits % 4 == 0;
-  // Lanes side by side: what reads least, rounded up to whole tiles. The other lanes of a warp have other tiles or planes.
+  // Lanes side by side: what reads least, rounded up to whole tiles. The other lanes of a warp have other tiles or
+  // planes.
   int64_t least = 0;
   for (int i = 5; i >= S::kLeastLanes; --i) {
     const int64_t tiles = ceil_div(a.out_w, S::V << i), cost = tiles * S::used(1 << i);
@@ -604,7 +633,8 @@ const char* launch_type(const Upfirdn2dParams& p, cudaStream_t stream) {
   const bool channels_last = !(p.x.stride[3] == 1 && p.y.stride[3] == 1);
   if constexpr (sizeof(T) <= 4) {
     if (p.taps || p.taps_x) {
-      const bool same = p.up_y == 1 && p.down_y == 1, up = p.up_y == 2 && p.down_y == 1, down = p.up_y == 1 && p.down_y == 2;
+      const bool same = p.up_y == 1 && p.down_y == 1, up = p.up_y == 2 && p.down_y == 1,
+                 down = p.up_y == 1 && p.down_y == 2;
       const char* error = kNotServed;
       if (same) error = launch_layout<T, kSame, 4>(p, channels_last, stream);
       if (up) error = launch_layout<T, kUp, 4>(p, channels_last, stream);

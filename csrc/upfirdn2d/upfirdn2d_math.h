@@ -19,8 +19,8 @@ GK_HD int64_t gcd(int64_t a, int64_t b) {
   return a;
 }
 
-// Where a window that begins at `position` of the zero-stuffed axis (output * down - pad_before) meets the image: tap number
-// `tap` (in [0, up)) lies on pixel `pixel`, and so do tap + up on pixel + 1, and so on.
+// Where a window that begins at `position` of the zero-stuffed axis (output * down - pad_before) meets the image: tap
+// number `tap` (in [0, up)) lies on pixel `pixel`, and so do tap + up on pixel + 1, and so on.
 struct Meeting {
   int64_t tap, pixel;
 };
@@ -31,7 +31,9 @@ GK_HD Meeting first_meeting(int64_t position, int64_t up) {
 }
 
 // Number of taps first, first + up, ... below size.
-GK_HD int64_t taps_from(int64_t first, int64_t size, int64_t up) { return first < size ? (size - 1 - first) / up + 1 : 0; }
+GK_HD int64_t taps_from(int64_t first, int64_t size, int64_t up) {
+  return first < size ? (size - 1 - first) / up + 1 : 0;
+}
 
 // Splits taps [h, w] into column[h] * row[w]. False if they are not such a product to within `tolerance` of each tap,
 // relative (a filter that was rounded as a whole is a few units in the last place off).
@@ -45,6 +47,11 @@ GK_HD bool factor_taps(const T* taps, int64_t h, int64_t w, double tolerance, do
       if (!(size <= 1e300)) return false;  // infinity or NaN
       if (size > largest) largest = size, pivot_y = y, pivot_x = x;
     }
+  if (h == 1) {  // a product as it is: no tap is rounded
+    column[0] = 1;
+    for (int64_t x = 0; x < w; ++x) row[x] = taps[x];
+    return true;
+  }
   const double pivot = taps[pivot_y * w + pivot_x];
   // Both factors near the square root of the largest tap, so that a sum of one pass neither overflows nor vanishes.
   double scale = 1;

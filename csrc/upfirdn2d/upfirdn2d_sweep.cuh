@@ -1,4 +1,5 @@
-// What upfirdn2d's fast CUDA kernels share: arguments, taps, and the walk down a strip of the image with the sums in registers.
+// What upfirdn2d's fast CUDA kernels share: arguments, taps, and the walk down a strip of the image with the sums in
+// registers.
 #pragma once
 #include <cstdint>
 
@@ -33,20 +34,22 @@ struct FastArgs {
   float gain;
 };
 
-// What a thread computes: kColumns times V outputs of each row, with taps of class K (the next larger K that is compiled).
-// Rows go in units: a unit is one input row and one output row; two output rows when up 2; two input rows when down 2.
+// What a thread computes: kColumns times V outputs of each row, with taps of class K (the next larger K that is
+// compiled). Rows go in units: a unit is one input row and one output row; two output rows when up 2; two input rows
+// when down 2.
 template <Mode kMode_, int K_, int kColumns_, int V_, int MX_, int kPhases_>
 struct Shape {
   static constexpr Mode kMode = kMode_;
   static constexpr int K = K_, kColumns = kColumns_, V = V_, MX = MX_;  // MX: taps along x that an output meets
-  static constexpr int kPhases = kPhases_;                             // sets of taps along x that a thread's outputs need
+  static constexpr int kPhases = kPhases_;  // sets of taps along x that a thread's outputs need
   static constexpr int kIn = kMode == kDown ? 2 : 1;
   static constexpr int kOut = kMode == kUp ? 2 : 1;
   static constexpr int kSpan = kMode == kSame ? K : K / 2;  // units of input rows that a unit of output rows needs
   static constexpr int kStageUnits = kStageRows / kIn;
   static_assert(kSpan % kStageUnits == 0, "the sweep is unrolled by kSpan units, whole stages");
-  // The tap with which input row r of the unit m below an output unit's first enters that unit's row o. When up 2, units
-  // begin at an output row that meets the odd taps; the next row meets the even ones, beginning with the same pixel.
+  // The tap with which input row r of the unit m below an output unit's first enters that unit's row o. When up 2,
+  // units begin at an output row that meets the odd taps; the next row meets the even ones, beginning with the same
+  // pixel.
   static constexpr GK_HD int tap(int m, int r, int o) {
     return kMode == kSame ? m : kMode == kDown ? 2 * m + r : 2 * m + 1 - o;
   }
@@ -69,8 +72,9 @@ struct Product {
   float scale;  // 1 / that tap
 };
 
-// Whether taps[y, x] = taps[y, px] * taps[py, x] / taps[py, px] for the largest tap, to the rounding of such a product (six
-// roundings of 2^-24 each, and some). All lanes of a warp call it. No contraction to FMA, so that every kernel decides alike.
+// Whether taps[y, x] = taps[y, px] * taps[py, x] / taps[py, px] for the largest tap, to the rounding of such a product
+// (six roundings of 2^-24 each, and some). All lanes of a warp call it. No contraction to FMA, so that every kernel
+// decides alike.
 __device__ __forceinline__ Product product_of(const float* taps, int w, int h) {
   const int lane = threadIdx.x & 31, n = w * h;
   float best = -1.f;
@@ -120,15 +124,16 @@ __device__ __forceinline__ float full_tap(const FastArgs& a, int ky, int kx) {
 }
 
 // ---- the walk -------------------------------------------------------------------------------------------------------
-// next_stage() makes the next kStageRows input rows readable. for_taps(row, f) calls f(column, m, v): input row `row` of the
-// stage meets the outputs of that column with values v[V] at tap m, m ascending. Taps: gy[K] and gx[phase][MX] or, if kFull,
-// gx[K][phase][MX]. emit(line, v) is told every output row v[kColumns * V] in turn; lines below 0 and past the strip are not
-// complete. Unrolled by the span, so that which register waits for which row is fixed when compiled.
+// next_stage() makes the next kStageRows input rows readable. for_taps(row, f) calls f(column, m, v): input row `row`
+// of the stage meets the outputs of that column with values v[V] at tap m, m ascending. Taps: gy[K] and gx[phase][MX]
+// or, if kFull, gx[K][phase][MX]. emit(line, v) is told every output row v[kColumns * V] in turn; lines below 0 and
+// past the strip are not complete. Unrolled by the span, so that which register waits for which row is fixed when
+// compiled.
 template <class S, bool kFull, class NextStage, class ForTaps, class Emit>
-__device__ __forceinline__ void sweep(int units, const float* gy, const float* gx, NextStage next_stage, ForTaps for_taps,
-                                      Emit emit) {
-  // Either the last kSpan filtered rows wait for the outputs that need them, or the outputs begun wait for their last row.
-  // The former takes fewer registers when up 2, the latter when down 2 and wherever the taps are no product.
+__device__ __forceinline__ void sweep(int units, const float* gy, const float* gx, NextStage next_stage,
+                                      ForTaps for_taps, Emit emit) {
+  // Either the last kSpan filtered rows wait for the outputs that need them, or the outputs begun wait for their last
+  // row. The former takes fewer registers when up 2, the latter when down 2 and wherever the taps are no product.
   constexpr bool kGather = !kFull && S::kMode != kDown;
   constexpr int V = S::V, kSpan = S::kSpan, kWide = S::kColumns * V, kHeld = kGather ? kSpan : kSpan * S::kOut;
   float held[kHeld][kWide];

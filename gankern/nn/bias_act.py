@@ -77,7 +77,8 @@ class BiasAct(nn.Module):
     def extra_repr(self) -> str:
         """Settings for print(module)."""
         text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
-        return text + (", noise=True" if self.noise_strength is not None else "") + (", reference=True" if self.reference else "")
+        text += ", noise=True" if self.noise_strength is not None else ""
+        return text + (", reference=True" if self.reference else "")
 
 
 def _draw(x: Tensor) -> Tensor:
@@ -115,7 +116,13 @@ class _Equalized(nn.Module):
     bias: nn.Parameter | None
 
     def __init__(
-        self, shape: tuple[int, ...], bias: bool, bias_init: float, lr_multiplier: float, settings: dict[str, Any], reference: bool
+        self,
+        shape: tuple[int, ...],
+        bias: bool,
+        bias_init: float,
+        lr_multiplier: float,
+        settings: dict[str, Any],
+        reference: bool,
     ) -> None:
         super().__init__()
         _check_act(type(self).__name__, settings["act"])
@@ -129,7 +136,7 @@ class _Equalized(nn.Module):
         self.reference = reference
 
     def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
-        bias = self.bias
+        bias: Tensor | None = self.bias
         if bias is not None and self.lr_multiplier != 1:
             bias = bias * self.lr_multiplier
         return (self.weight * self.weight_gain).to(dtype), bias

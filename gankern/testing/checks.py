@@ -110,7 +110,9 @@ def check_sample(
         ("double vjp", result.second, truth.second, eager.second if eager else {}),
     ):
         for name, value in mine.items():
-            outcomes.append(Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers.get(name), result.output.numel())))
+            outcomes.append(
+                Outcome(f"{title} {name}", compare_gradient(value, right[name], eagers.get(name), result.output.numel()))
+            )
     return outcomes
 
 

@@ -22,6 +22,8 @@ from typing import Any
 
 import torch
 
+from gankern._dispatch import Row, Table
+
 HERE = Path(__file__).resolve().parent
 CSRC = HERE.parent.parent / "csrc"
 SANITIZE = ["-g1", "-O1", "-fsanitize=address,undefined", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
@@ -147,25 +149,31 @@ def set_order(seed: int = 0, threads: int = 1) -> None:
 
 
 def has_kernel(op: str) -> bool:
-    """Whether an op has CUDA kernels to emulate."""
-    return (CSRC / op / f"{op}_cuda.cu").exists()
+    """Whether the loaded library holds an op's CUDA kernel."""
+    return hasattr(torch.ops.gankern_native, f"{op}_cuda")
+
+
+def tables() -> list[Table]:
+    """The dispatch tables of every op, those of derivatives included."""
+    found = {}
+    for name, module in list(sys.modules.items()):
+        if name.startswith("gankern.ops."):
+            found.update({id(v): v for v in vars(module).values() if isinstance(v, Table)})
+    return list(found.values())
 
 
 @contextlib.contextmanager
 def install_rows() -> Iterator[None]:
     """Within it every op's "cuda" row serves CPU tensors, through the emulation, where that op has a CUDA kernel."""
-    from gankern._dispatch import OPS
-
     if _library is None:
         raise RuntimeError("CUDA emulation: call load() first")
-    saved: list[tuple[list[Any], int, Any]] = []
+    saved: list[tuple[list[Row], int, Row]] = []
     try:
-        for spec in OPS.values():
-            rows = spec.table.rows if spec.table is not None and has_kernel(spec.name) else []
-            for i, row in enumerate(rows):
-                if row.name == "cuda":
-                    saved.append((rows, i, row))
-                    rows[i] = replace(row, can_run=_can_run)
+        for table in tables():
+            for i, row in enumerate(table.rows):
+                if row.name == "cuda" and has_kernel(table.op):
+                    saved.append((table.rows, i, row))
+                    table.rows[i] = replace(row, can_run=_can_run)
         yield
     finally:
         for rows, i, row in saved:

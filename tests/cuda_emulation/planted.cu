@@ -1,25 +1,25 @@
-// Small kernels with one mistake each, chosen at run time, for the tests of the emulation (not of the project's kernels).
-// plant(0) is the correct form. The numbers stand in enum Bug.
+// Small kernels with one mistake each, chosen at run time, for the tests of the emulation (not of the project's
+// kernels). plant(0) is the correct form. The numbers stand in enum Bug.
 #include "common/cuda_async.cuh"
 #include "common/launch.h"
 
 enum Bug {
   kNone,
-  kMissingBarrier,       // norm: a warp reads what another writes, no barrier between
-  kReadPastEnd,          // bias: one element past the end of global memory
-  kDivergentBarrier,     // norm: one warp does not come to the barrier
-  kDynamicOverflow,      // fir: writes one past its dynamic shared memory
-  kAbsentLanes,          // norm: a shuffle whose mask names lanes that do not come
-  kExitBeforeBarrier,    // norm: threads leave before a barrier
-  kStaticOverflow,       // norm: writes one past a __shared__ array
-  kMissingWarBarrier,    // fir: overwrites what others still read
-  kMisaligned,           // bias: a 16-byte load from an address that 16 does not divide
-  kSharedOverflow,       // sum: writes past GK_SHARED through a pointer
-  kMissingWait,          // ring: reads before cp.async has arrived
-  kMissingWaitBarrier,   // ring: reads what another thread's cp.async brings, no barrier between
-  kRefilledTooEarly,     // ring: cp.async into a stage that others still read
-  kMisalignedCopy,       // ring: cp.async from an address that 4 does not divide
-  kUnwrittenOutput,      // bias: the last output is left out
+  kMissingBarrier,      // norm: a warp reads what another writes, no barrier between
+  kReadPastEnd,         // bias: one element past the end of global memory
+  kDivergentBarrier,    // norm: one warp does not come to the barrier
+  kDynamicOverflow,     // fir: writes one past its dynamic shared memory
+  kAbsentLanes,         // norm: a shuffle whose mask names lanes that do not come
+  kExitBeforeBarrier,   // norm: threads leave before a barrier
+  kStaticOverflow,      // norm: writes one past a __shared__ array
+  kMissingWarBarrier,   // fir: overwrites what others still read
+  kMisaligned,          // bias: a 16-byte load from an address that 16 does not divide
+  kSharedOverflow,      // sum: writes past GK_SHARED through a pointer
+  kMissingWait,         // ring: reads before cp.async has arrived
+  kMissingWaitBarrier,  // ring: reads what another thread's cp.async brings, no barrier between
+  kRefilledTooEarly,    // ring: cp.async into a stage that others still read
+  kMisalignedCopy,      // ring: cp.async from an address that 4 does not divide
+  kUnwrittenOutput,     // bias: the last output is left out
 };
 static int bug = kNone;
 
@@ -74,7 +74,8 @@ __global__ void __launch_bounds__(kThreads) norm(const float* x, float* y, int h
   for (int i = threadIdx.x; i < hw; i += kThreads) q[i] = (p[i] - result.x) * result.y;
 }
 
-// ---- k x k FIR filter with its tile and taps in dynamic shared memory -------------------------------------------------
+// ---- k x k FIR filter with its tile and taps in dynamic shared memory
+// -------------------------------------------------
 constexpr int kTileX = 32, kTileY = 8;
 
 __global__ void fir(const float* x, const float* taps, float* y, int h, int w, int k, int planes) {
@@ -99,7 +100,8 @@ __global__ void fir(const float* x, const float* taps, float* y, int h, int w, i
   }
 }
 
-// ---- sums of blocks, GK_SHARED and atomics ------------------------------------------------------------------------------
+// ---- sums of blocks, GK_SHARED and atomics
+// ------------------------------------------------------------------------------
 __global__ void sum(const float* x, int n, double* total, int* positive) {
   GK_SHARED(double, part, [256]);
   double s = 0;
@@ -117,7 +119,8 @@ __global__ void sum(const float* x, int n, double* total, int* positive) {
   if ((threadIdx.x & 31) == 0) atomicAdd(positive, __popc(votes));
 }
 
-// ---- y = sum of two neighbouring columns, rows through a ring that cp.async fills -----------------------------------------
+// ---- y = sum of two neighbouring columns, rows through a ring that cp.async fills
+// -----------------------------------------
 __global__ void ring(const float* x, float* y, int h) {
   GK_SHARED(float, stages, [3][64]);
   const int t = threadIdx.x;  // 64 threads, rows of 64
@@ -137,7 +140,8 @@ __global__ void ring(const float* x, float* y, int h) {
   }
 }
 
-// ---- the primitives: 12 results for each of 64 threads --------------------------------------------------------------------
+// ---- the primitives: 12 results for each of 64 threads
+// --------------------------------------------------------------------
 __global__ void primitives(const int* in, int delta, int width, int* out, double* acc) {
   const int t = threadIdx.x, v = in[t];
   const unsigned all = 0xffffffffu, half = t & 16 ? 0xffff0000u : 0x0000ffffu;
@@ -178,7 +182,8 @@ int run_norm(const float* x, float* y, int planes, int hw) {
 int run_fir(const float* x, const float* taps, float* y, int planes, int h, int w, int k) {
   const size_t bytes = ((kTileX + k - 1) * (kTileY + k - 1) + k * k) * sizeof(float);
   if (bytes > 48 * 1024) {
-    const cudaError_t e = cudaFuncSetAttribute(fir, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
+    const cudaError_t e =
+        cudaFuncSetAttribute(fir, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
     if (e != cudaSuccess) return e;
   }
   const dim3 grid(blocks(w, kTileX), blocks(h, kTileY), (planes + 1) / 2);

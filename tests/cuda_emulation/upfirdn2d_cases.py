@@ -1,4 +1,4 @@
-"""upfirdn2d's CUDA kernels at their seams: every specialisation, tile edges, vector paths, strides, alignment, large offsets."""
+"""upfirdn2d's CUDA kernels at their seams: specialisations, tile edges, vector paths, strides, alignment, large offsets."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from cuda_emulation import harness
 from torch import Tensor
 
+from cuda_emulation import harness
 from gankern import _layout
 from gankern.ops.upfirdn2d import op
 from gankern.ops.upfirdn2d.arguments import prepare
@@ -37,9 +37,9 @@ def run(x: Tensor, f: Tensor | None, up: Any, down: Any, padding: Any, flip: boo
     error = (y.double() - expected).abs() / size.clamp(min=1e-30)
     bad = ~(error <= TOLERANCE[x.dtype])
     assert not bad.any(), (
-        f"{what}: {int(bad.sum())} of {bad.numel()} outputs wrong, the first at {bad.nonzero()[0].tolist()}, {int(y.isnan().sum())} "
-        f"NaN; x {tuple(x.shape)} {x.stride()} {x.dtype}, f {None if f is None else tuple(f.shape)}, up {up}, down {down}, "
-        f"padding {padding}, flip {flip}, gain {gain}, y {y.stride()} shifted {shift}"
+        f"{what}: {int(bad.sum())} of {bad.numel()} outputs wrong, the first at {bad.nonzero()[0].tolist()}, "
+        f"{int(y.isnan().sum())} NaN; x {tuple(x.shape)} {x.stride()} {x.dtype}, f {None if f is None else tuple(f.shape)}, "
+        f"up {up}, down {down}, padding {padding}, flip {flip}, gain {gain}, y {y.stride()} shifted {shift}"
     )
     assert memory[:shift].isnan().all() and memory[-8:].isnan().all(), f"{what}: wrote outside of y"
 
@@ -62,7 +62,10 @@ def specialisations() -> Iterator[tuple[Any, ...]]:
         for channels_last in (False, True):
             for mode, (up, down) in FACTORS.items():
                 for taps in (4, 8 if mode == "same" else 12):
+                    kinds = ("separable", "product", "full", "near") if dtype == torch.float32 else ("product", "full")
                     for kind, f in filters(generator, taps, taps, torch.float32).items():
+                        if kind not in kinds:
+                            continue
                         c, h, w = (2 * vector, 19, 130 // down) if channels_last else (3, 37, 67 * down)
                         x = torch.randn(1, c, h, w, generator=generator, dtype=torch.float64).to(dtype)
                         if channels_last:
@@ -124,18 +127,22 @@ def large_offsets() -> None:
         torch.ops.gankern_native.upfirdn2d_cuda(x, f, y, 1, 1, 1, 1, 2, 2, False, 1.0)
         expected = upfirdn2d_reference(x.double(), f.double(), padding=[2, 1, 2, 1])
         assert torch.allclose(y.double(), expected, atol=2e-3), "large offsets"
-    # Rows far apart, and factors that need 64-bit coordinates.
-    x = torch.empty(3 * far, dtype=torch.float16).as_strided((1, 1, 3, 24), (3 * far, 3 * far, far, 1))
-    x.copy_(torch.randn(3, 24, generator=torch.Generator().manual_seed(1)))
+    # Rows far apart.
+    x = torch.empty(far + 24, dtype=torch.float16).as_strided((1, 1, 2, 24), (2 * far, 2 * far, far, 1))
+    x.copy_(torch.randn(2, 24, generator=torch.Generator().manual_seed(1)))
     run(x, f, 1, 1, 2, False, 1.0, 0, "rows far apart")
+    # Coordinates beyond 32 bits: of a row of 2^33 pixels all but the neighbourhood of the second input pixel is cropped.
     big = 2**33
     x = torch.randn(1, 1, 3, 2, generator=torch.Generator().manual_seed(2))
-    run(x, f, [big, 2], 1, [2 - big, 5 - big, 1, 1], False, 1.0, 0, "huge factor")
+    y = torch.full((1, 1, 5, 4), float("nan"))
+    torch.ops.gankern_native.upfirdn2d_cuda(x, f, y, big, 2, 1, 1, 2 - big, 1, False, 1.0)
+    expected = upfirdn2d_reference(x[..., 1:], f, [1, 2], 1, [2, 4, 1, 1])
+    assert torch.allclose(y, expected, atol=1e-6), "huge factor"
 
 
-def run_all(count: int, seed: int, orders: tuple[int, ...]) -> None:
-    """The specialisations, then `count` random cases, in changing orders of threads."""
-    for i, case in enumerate([*specialisations(), *fuzz(count, seed)]):
+def run_all(count: int, seed: int, orders: tuple[int, ...], every: int = 1) -> None:
+    """The specialisations (every n-th), then `count` random cases, in changing orders of threads."""
+    for i, case in enumerate([*list(specialisations())[::every], *fuzz(count, seed)]):
         harness.set_order(orders[i % len(orders)])
         run(*case)
     harness.set_order()

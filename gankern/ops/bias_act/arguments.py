@@ -82,7 +82,7 @@ def _check_bias(x: Tensor, b: Any, dim: int) -> None:
 
 
 def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool) -> Tensor | None:
-    """noise * strength as [N or 1, 1, H, W]: one number a pixel, so the product costs 1 / C of a pass over x."""
+    """The noise times its strength as [N or 1, 1, H, W]: one number a pixel, so the product costs 1 / C of a pass over x."""
     if noise is None:
         if strength is not None:
             raise ValueError(f"{OP}: noise_strength is given but noise is None")

@@ -186,3 +186,4 @@ def in_place(x: Tensor, *rest: Any) -> None:
     else:
         b, noise, *settings = rest
         _forward_into(row.name, x, b, noise, x, *settings)
+        torch.autograd.graph.increment_version(x)  # so that a backward that has saved x notices

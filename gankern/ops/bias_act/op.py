@@ -215,11 +215,12 @@ def _backward_backward(ctx: Any, u: Tensor | None, u_b: Tensor | None, u_noise: 
     dim, act, _, gain, clamp = ctx.settings
     if act == "linear" and clamp < 0 and u_b is None and u_noise is None:
         return (u if gain == 1 else u * gain, None, None, None, None, *nothing)
-    like = next(t for t in (dy, y, x, u) if t is not None) if any(t is not None for t in (dy, y, x, u)) else None
-    if like is None:  # linear, and only the sums have cotangents
-        like = u_b.new_empty(()).expand(ctx.dy_shape) if u_b is not None else u_noise.expand(ctx.dy_shape)
+    if dy is None:  # it only gives the shape: whatever has it, or a number expanded to it
+        given = next((t for t in (y, x, u) if t is not None), None)
+        some = u_b if u_b is not None else u_noise
+        dy = given if given is not None or some is None else some.new_empty(()).expand(ctx.dy_shape)
     d_dy, d_saved = torch.ops.gankern.bias_act_double_backward.default(
-        u, u_b, u_noise, dy if dy is not None else like, y, x, b, noise, *ctx.settings, [need_dy, need_saved]
+        u, u_b, u_noise, dy, y, x, b, noise, *ctx.settings, [need_dy, need_saved]
     )
     d_dy = d_dy if need_dy else None
     if not need_saved:
@@ -255,8 +256,9 @@ def _double_backward_backward(ctx: Any, g_dy: Tensor | None, g_saved: Tensor | N
     order = torch.is_grad_enabled()
     with torch.enable_grad():
         # Views, so that the derivatives stop here and autograd carries them on.
-        views = [None if t is None else t.view_as(t) for t in tensors]
-        outputs = double_backward_composed(*views, *ctx.settings, ctx.mask)
+        views: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
+        call = [*views, *ctx.settings, ctx.mask]
+        outputs = double_backward_composed(*call)
         used = [(o, g) for o, g, w in zip(outputs, (g_dy, g_saved), ctx.mask, strict=True) if w and g is not None]
         used = [(o, g) for o, g in used if o.requires_grad]
         wanted = [i for i, v in enumerate(views) if v is not None and ctx.needs_input_grad[i]]

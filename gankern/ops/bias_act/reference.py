@@ -27,7 +27,7 @@ def bias_act_reference(
 
 
 def pre_activation(x: Tensor, b: Tensor | None, noise: Tensor | None, dim: int) -> Tensor:
-    """v = x + noise + b."""
+    """The pre-activation v = x + noise + b."""
     if noise is not None:
         x = x + noise
     return x if b is None else x + b.reshape([-1 if i == dim else 1 for i in range(x.dim())])
@@ -166,13 +166,16 @@ def curvature(y: Tensor | None, v: Tensor | None, act: str, gain: float, clamp: 
         assert v is not None
         sigma, t = torch.sigmoid(v), torch.tanh(v)
         zero = torch.zeros_like(v)
-        second = gain * {
-            "tanh": lambda: -2 * t * (1 - t * t),
-            "sigmoid": lambda: sigma * (1 - sigma) * (1 - 2 * sigma),
-            "elu": lambda: torch.where(v < 0, torch.exp(v), zero),
-            "selu": lambda: torch.where(v < 0, SELU_SCALE * SELU_ALPHA * torch.exp(v), zero),
-            "softplus": lambda: sigma * (1 - sigma),
-            "swish": lambda: sigma * (1 - sigma) * (2 + v * (1 - 2 * sigma)),
-        }.get(act, lambda: zero)()
+        second = (
+            gain
+            * {
+                "tanh": lambda: -2 * t * (1 - t * t),
+                "sigmoid": lambda: sigma * (1 - sigma) * (1 - 2 * sigma),
+                "elu": lambda: torch.where(v < 0, torch.exp(v), zero),
+                "selu": lambda: torch.where(v < 0, SELU_SCALE * SELU_ALPHA * torch.exp(v), zero),
+                "softplus": lambda: sigma * (1 - sigma),
+                "swish": lambda: sigma * (1 - sigma) * (2 + v * (1 - 2 * sigma)),
+            }.get(act, lambda: zero)()
+        )
         inside = (activation_funcs[act].function(v, 0.0) * gain).abs() < clamp if clamp >= 0 else None
     return second if inside is None else torch.where(inside, second, torch.zeros_like(second))
