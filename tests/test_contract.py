@@ -55,10 +55,11 @@ def ids(value: Any) -> str | None:
 
 
 CASES = [
-    pytest.param(spec, sample, id=f"{spec.name}-{sample.name}")
+    pytest.param(spec, sample, layout, id=f"{spec.name}-{sample.name}-{layout}")
     for spec in OPS.values()
     for sample in spec.samples
     if "contract" in sample.tags
+    for layout in sample.layouts
 ]
 CHECKS = [
     pytest.param(spec, sample, id=f"{spec.name}-{sample.name}")
@@ -91,12 +92,9 @@ def emulated_cuda() -> Any:
     return harness.install_rows()
 
 
-@pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES, ids=ids)
-@pytest.mark.parametrize("spec, sample", CASES)
+@pytest.mark.parametrize("spec, sample, layout", CASES)
 def test_forward_and_derivatives(spec: OpSpec, sample: Sample, dtype: torch.dtype, layout: str, backend: Backend) -> None:
-    if layout not in sample.layouts:
-        pytest.skip(f"{sample.name} has no {layout} form")
     if spec.table.row(backend.name) is None:
         pytest.skip(f"{spec.name} has no {backend.name} implementation")
     if dtype == torch.float64 and backend.name in ("triton", "cuda") and "no_float64_gpu" in sample.tags:

@@ -1,23 +1,26 @@
 // bias_act on CUDA.
 //
 // Every tensor is read once and written once, in 16-byte vectors, several of them under way per thread: with bf16 a
-// forward element moves 4 bytes and a backward one 6, which leaves an H200 (4.3 TB/s, 30e12 lane instructions a second) some 27
-// and 40 instructions. So nothing is divided per element: a block's threads are a tile of rows and columns, columns contiguous
-// in memory, and a thread keeps its columns.
+// forward element moves 4 bytes and a backward one 6, which leaves an H200 (4.3 TB/s, 30e12 lane instructions a second)
+// some 27 and 40 instructions. So nothing is divided per element: a block's threads are a tile of rows and columns,
+// columns contiguous in memory, and a thread keeps its columns.
 //   planes  (inner > 1, NCHW)                      a row belongs to one channel, columns are positions
 //   pixels  (inner == 1, channels_last or [N, C])  a row is a position, columns are channels
-//   folded  (inner == 1, few channels, no noise)   a row is a group of positions with all their channels: whole vectors even
-//                                                  with 3 channels. With one channel that is a flat tensor, the form of all that
-//                                                  needs no channel and no position.
-// Forward and double backward (bias_act_tiles) give a block one tile. Backward (bias_act_rectangles) gives it the rectangle
-// chunk x channel_chunk whose partial sums it owns. A row's sum goes through warp shuffles when its columns are done; a column's
-// sums stay in registers until the rows are done and then go through shared memory. Their order is fixed.
+//   folded  (inner == 1, few channels, no noise)   a row is a group of positions with all their channels: whole vectors
+//   even
+//                                                  with 3 channels. With one channel that is a flat tensor, the form of
+//                                                  all that needs no channel and no position.
+// Forward and double backward (bias_act_tiles) give a block one tile. Backward (bias_act_rectangles) gives it the
+// rectangle chunk x channel_chunk whose partial sums it owns. A row's sum goes through warp shuffles when its columns
+// are done; a column's sums stay in registers until the rows are done and then go through shared memory. Their order is
+// fixed.
 //
 // kWide: everything is aligned to 16 bytes and cut so; otherwise values are loaded one by one.
 #include <type_traits>
 
 #include "bias_act/bias_act_math.h"
 #include "bias_act/bias_act_params.h"
+#include "bias_act/bias_act_vectors.cuh"
 #include "common/cuda_io.cuh"
 
 namespace gk {
@@ -30,8 +33,6 @@ constexpr int kFoldedColumns = 256, kFoldedChannels = 32;
 // instructions each; kAny has all, for what is rarely run: float64, unaligned tensors, gain 0.
 constexpr int kCheap = -1, kAny = -2;
 
-enum class Form : int32_t { planes, pixels, folded };
-
 template <class A>
 struct Args {
   BiasActParams p;
@@ -41,106 +42,19 @@ struct Args {
   int64_t row_pitch;  // elements from row to row
   int64_t columns;    // of a row (folded: without what the last row lacks)
   int64_t elements;
-  int64_t rows, tiles_x, tiles;        // bias_act_tiles
-  int64_t fold, chunk_rows;            // folded: positions of a row; rows of a chunk
-  int64_t blocks;                      // bias_act_rectangles
+  int64_t rows, tiles_x, tiles;  // bias_act_tiles
+  int64_t fold, chunk_rows;      // folded: positions of a row; rows of a chunk
+  int64_t blocks;                // bias_act_rectangles
   bool row_sums, column_sums;
 };
 
-// 64-bit division takes some 100 instructions and many registers: kernels for whole vectors are not given numbers that need it.
+// 64-bit division takes some 100 instructions and many registers: kernels for whole vectors are not given numbers that
+// need it.
 template <bool kWide>
 __device__ __forceinline__ int64_t quotient(int64_t a, int64_t b) {
   if (kWide) return static_cast<uint32_t>(a) / static_cast<uint32_t>(b);
   return a / b;
 }
-
-// ---- vectors --------------------------------------------------------------------------------------------------------
-// kPerVector<T> values as they are in memory: half types take half the registers until they are used. Not kWide: loaded one by
-// one, and kept as they are summed.
-template <class T, bool kWide>
-struct Vector {
-  static constexpr int V = kPerVector<T>;
-  Accumulator<T> v[V];
-  __device__ __forceinline__ void get(Accumulator<T>* to) const {
-#pragma unroll
-    for (int e = 0; e < V; ++e) to[e] = v[e];
-  }
-  __device__ __forceinline__ void set(const Accumulator<T>* from) {
-#pragma unroll
-    for (int e = 0; e < V; ++e) v[e] = from[e];
-  }
-  // The first n from p on; 0 for the others.
-  __device__ __forceinline__ void load(const T* p, int n) {
-#pragma unroll
-    for (int e = 0; e < V; ++e) v[e] = e < n ? load_value(p + e) : Accumulator<T>(0);
-  }
-  __device__ __forceinline__ void store(T* p, int n) const {
-#pragma unroll
-    for (int e = 0; e < V; ++e)
-      if (e < n) store_value(p + e, v[e]);
-  }
-};
-template <class T>
-struct Vector<T, true> {  // of n there are all, or none
-  uint4 u;
-  __device__ __forceinline__ void get(float* to) const { unpack_vector<T>(u, to); }
-  __device__ __forceinline__ void set(const float* from) { u = pack_vector<T>(from); }
-  __device__ __forceinline__ void load(const T* p, int n) {
-    u = n > 0 ? *reinterpret_cast<const uint4*>(p) : make_uint4(0, 0, 0, 0);
-  }
-  __device__ __forceinline__ void store(T* p, int n) const {
-    if (n > 0) store_vector(p, u);
-  }
-};
-template <>
-struct Vector<double, true> {
-  double2 u;
-  __device__ __forceinline__ void get(double* to) const { to[0] = u.x, to[1] = u.y; }
-  __device__ __forceinline__ void set(const double* from) { u = make_double2(from[0], from[1]); }
-  __device__ __forceinline__ void load(const double* p, int n) {
-    u = n > 0 ? *reinterpret_cast<const double2*>(p) : make_double2(0, 0);
-  }
-  __device__ __forceinline__ void store(double* p, int n) const {
-    if (n > 0) *reinterpret_cast<double2*>(p) = u;
-  }
-};
-
-template <class T>
-__device__ __forceinline__ Accumulator<T> value(const void* base, int64_t at) {
-  return load_value(static_cast<const T*>(base) + at);
-}
-
-// A per-channel tensor at the columns of a thread, where these are channels.
-template <class T, bool kWide>
-__device__ __forceinline__ void load_channels(const void* base, Form form, int64_t channels, int64_t column, int n,
-                                              Vector<T, kWide>& to) {
-  if (form == Form::pixels) return to.load(static_cast<const T*>(base) + column, n);
-  Accumulator<T> v[kPerVector<T>];
-#pragma unroll
-  for (int e = 0; e < kPerVector<T>; ++e)
-    v[e] = e < n ? value<T>(base, static_cast<uint32_t>(column + e) % static_cast<uint32_t>(channels)) : Accumulator<T>(0);
-  to.set(v);
-}
-
-// What is added to a row: a per-channel and a per-position tensor, one of which varies along the row.
-template <class T, bool kWide>
-struct Addend {
-  Vector<T, kWide> along;
-  Accumulator<T> row;
-  bool has_along, has_row;  // alike in all threads
-  __device__ __forceinline__ void add_to(Accumulator<T>* v) const {
-    Accumulator<T> w[kPerVector<T>];
-    if (has_along) {
-      along.get(w);
-#pragma unroll
-      for (int e = 0; e < kPerVector<T>; ++e) v[e] += w[e];
-    }
-    if (has_row) {
-#pragma unroll
-      for (int e = 0; e < kPerVector<T>; ++e) v[e] += row;
-    }
-  }
-};
 
 // ---- activations ----------------------------------------------------------------------------------------------------
 template <Act kAct>
@@ -165,7 +79,8 @@ __device__ __forceinline__ void with_act(Act act, F f) {
   }
 }
 
-// What the derivatives of an activation are compiled for: alone it comes with the tensor that it saves when all is as usual.
+// What the derivatives of an activation are compiled for: alone it comes with the tensor that it saves when all is as
+// usual.
 template <int kAct>
 constexpr bool kMayHaveY = kAct != static_cast<int>(Act::swish);
 template <int kAct>
@@ -204,14 +119,16 @@ __device__ __forceinline__ void multiply_slopes(const Args<A>& a, const A* s, A*
 
 // ---- forward and double backward ------------------------------------------------------------------------------------
 template <class T, bool kWide, bool kDouble>
-constexpr int kTileVectors = !kWide ? 1 : sizeof(T) == 4 && !kDouble ? 4 : 2;
+constexpr int kTileVectors = !kWide                       ? 1
+                             : sizeof(T) == 4 && !kDouble ? 4
+                                                          : 2;
 
 // of_channel[c] and of_position[m], each perhaps null, at a row of a tile; positions repeat after `images` images.
 // `before` is the addend of a row above in the same columns, or null.
 template <class T, bool kWide, bool kPlanes>
-__device__ __forceinline__ void load_addend(const Args<Accumulator<T>>& a, const void* of_channel, const void* of_position,
-                                            int64_t images, int64_t row, int64_t column, int n, const Addend<T, kWide>* before,
-                                            Addend<T, kWide>& to) {
+__device__ __forceinline__ void load_addend(const Args<Accumulator<T>>& a, const void* of_channel,
+                                            const void* of_position, int64_t images, int64_t row, int64_t column, int n,
+                                            const Addend<T, kWide>* before, Addend<T, kWide>& to) {
   const BiasActParams& p = a.p;
   to.has_along = kPlanes ? of_position : of_channel;
   to.has_row = kPlanes ? of_channel : of_position;
@@ -220,7 +137,8 @@ __device__ __forceinline__ void load_addend(const Args<Accumulator<T>>& a, const
     if (!to.has_along && !to.has_row) return;
     const int64_t o = quotient<kWide>(row, p.channels);
     if (of_position)
-      to.along.load(static_cast<const T*>(of_position) + (o - quotient<kWide>(o, images) * images) * p.inner + column, n);
+      to.along.load(static_cast<const T*>(of_position) + (o - quotient<kWide>(o, images) * images) * p.inner + column,
+                    n);
     if (of_channel && n > 0) to.row = value<T>(of_channel, row - o * p.channels);
   } else {
     if (of_channel && before) to.along = before->along;
@@ -230,7 +148,7 @@ __device__ __forceinline__ void load_addend(const Args<Accumulator<T>>& a, const
 }
 
 template <class T, int kAct, bool kWide, bool kPlanes, bool kDouble>
-__global__ void __launch_bounds__(kThreads) bias_act_tiles(const Args<Accumulator<T>> a) {
+__global__ void __launch_bounds__(kThreads, 5) bias_act_tiles(const Args<Accumulator<T>> a) {
   using A = Accumulator<T>;
   constexpr int V = kPerVector<T>, U = kTileVectors<T, kWide, kDouble>;
   const BiasActParams& p = a.p;
@@ -249,7 +167,8 @@ __global__ void __launch_bounds__(kThreads) bias_act_tiles(const Args<Accumulato
     for (int u = 0; u < U; ++u) {
       const int64_t row = tile_y * (height * U) + u * height + y0;
       at[u] = row * a.row_pitch + column;
-      const int64_t end = row < a.rows ? a.columns - column : 0, left = a.elements - at[u], least = end < left ? end : left;
+      const int64_t end = row < a.rows ? a.columns - column : 0, left = a.elements - at[u],
+                    least = end < left ? end : left;
       n[u] = static_cast<int>(least < V ? least : V);
       if (saved) saved_in[u].load(static_cast<const T*>(saved) + at[u], n[u]);
       if (kDouble && p.u) u_in[u].load(static_cast<const T*>(p.u) + at[u], n[u]);
@@ -259,9 +178,11 @@ __global__ void __launch_bounds__(kThreads) bias_act_tiles(const Args<Accumulato
     for (int u = 0; u < U; ++u) {
       const int64_t row = tile_y * (height * U) + u * height + y0;
       if (!kDouble || kMayHaveV<kAct>)
-        load_addend<T, kWide, kPlanes>(a, p.b, p.noise, p.noise_outer, row, column, n[u], u ? v_addend : nullptr, v_addend[u]);
+        load_addend<T, kWide, kPlanes>(a, p.b, p.noise, p.noise_outer, row, column, n[u], u ? v_addend : nullptr,
+                                       v_addend[u]);
       if (kDouble)
-        load_addend<T, kWide, kPlanes>(a, p.u_b, p.u_noise, p.outer, row, column, n[u], u ? u_addend : nullptr, u_addend[u]);
+        load_addend<T, kWide, kPlanes>(a, p.u_b, p.u_noise, p.outer, row, column, n[u], u ? u_addend : nullptr,
+                                       u_addend[u]);
     }
 #pragma unroll
     for (int u = 0; u < U; ++u) {
@@ -315,7 +236,8 @@ struct Columns {
       to.load(static_cast<const T*>(base) + at[0] + row, wanted ? n : 0);
     } else {
 #pragma unroll
-      for (int e = 0; e < kPerVector<T>; ++e) to.v[e] = wanted && e < n ? value<T>(base, at[e] + row) : Accumulator<T>(0);
+      for (int e = 0; e < kPerVector<T>; ++e)
+        to.v[e] = wanted && e < n ? value<T>(base, at[e] + row) : Accumulator<T>(0);
     }
   }
   __device__ __forceinline__ void store(void* base, int64_t row, const Accumulator<T>* v) const {
@@ -343,12 +265,14 @@ __global__ void __launch_bounds__(kThreads, kWide ? 5 : 4) bias_act_rectangles(c
   const int64_t positions = p.outer * p.inner;
   for (int64_t block = blockIdx.x; block < a.blocks; block += gridDim.x) {
     // The rectangle: rows [row0, row1), columns [column0, column0 + width). Both sides are ints.
-    const int64_t many = kPlanes ? p.chunks : p.channel_chunks, slow = quotient<kWide>(block, many), fast = block - slow * many;
+    const int64_t many = kPlanes ? p.chunks : p.channel_chunks, slow = quotient<kWide>(block, many),
+                  fast = block - slow * many;
     const int64_t chunk = kPlanes ? fast : slow, channel_chunk = kPlanes ? slow : fast;
     int64_t row0, column0;
     int rows, width;
     if (a.form == Form::folded) {
-      row0 = chunk * a.chunk_rows, rows = static_cast<int>(a.chunk_rows), column0 = 0, width = static_cast<int>(a.columns);
+      row0 = chunk * a.chunk_rows, rows = static_cast<int>(a.chunk_rows), column0 = 0,
+      width = static_cast<int>(a.columns);
     } else {
       const int64_t m0 = chunk * p.chunk, m = m0 + p.chunk < positions ? p.chunk : positions - m0;
       const int64_t c0 = channel_chunk * p.channel_chunk;
@@ -426,7 +350,8 @@ __global__ void __launch_bounds__(kThreads, kWide ? 5 : 4) bias_act_rectangles(c
             addend[u].has_row = kPlanes ? p.b : p.noise;
             addend[u].row = 0;
             if (wanted[u] && addend[u].has_row)
-              addend[u].row = kPlanes ? value<T>(p.b, row) : value<T>(p.noise, row - quotient<kWide>(row, p.noise_outer) * p.noise_outer);
+              addend[u].row = kPlanes ? value<T>(p.b, row)
+                                      : value<T>(p.noise, row - quotient<kWide>(row, p.noise_outer) * p.noise_outer);
           }
         }
 #pragma unroll
@@ -507,8 +432,8 @@ bool aligned(std::initializer_list<const void*> pointers) {
   return bits % 16 == 0;
 }
 
-// Lanes (their logarithm, at most `most`) for rows of so many vectors: 4 at least, which are 64 bytes, if there are so many;
-// beyond that what leaves fewest lanes idle.
+// Lanes (their logarithm, at most `most`) for rows of so many vectors: 4 at least, which are 64 bytes, if there are so
+// many; beyond that what leaves fewest lanes idle.
 int lanes_for(int64_t vectors, int most) {
   int log2 = 0;
   while (log2 < most && int64_t{1} << log2 < vectors) ++log2;
@@ -521,7 +446,8 @@ int lanes_for(int64_t vectors, int most) {
 
 // Positions of a folded row, or 0 where rows are channels as they are.
 int64_t fold_of(int64_t channels, int64_t inner, int vector, bool by_position) {
-  if (inner != 1 || by_position || channels > kFoldedChannels || (channels % vector == 0 && channels >= 2 * vector)) return 0;
+  if (inner != 1 || by_position || channels > kFoldedChannels || (channels % vector == 0 && channels >= 2 * vector))
+    return 0;
   int64_t step = 1;
   while (step * channels % vector) ++step;
   return kFoldedColumns / channels / step * step;
@@ -538,9 +464,9 @@ bool near(std::initializer_list<int64_t> numbers) {
 template <class T, class F>
 const char* choose(const BiasActParams& p, bool wide, bool derivative, F f) {
   const bool usual = !derivative || (p.act == Act::swish ? !p.y_saved : !p.x);
-#define GK_CASE(act)                                                                                                  \
-  case Act::act:                                                                                                      \
-    if (usual) return f(std::integral_constant<int, static_cast<int>(Act::act)>{}, std::true_type{});                 \
+#define GK_CASE(act)                                                                                  \
+  case Act::act:                                                                                      \
+    if (usual) return f(std::integral_constant<int, static_cast<int>(Act::act)>{}, std::true_type{}); \
     break
   if (wide && sizeof(T) <= 4) {
     if constexpr (sizeof(T) <= 4) {
@@ -550,12 +476,12 @@ const char* choose(const BiasActParams& p, bool wide, bool derivative, F f) {
         case Act::lrelu:
           if (usual) return f(std::integral_constant<int, kCheap>{}, std::true_type{});
           break;
-        GK_CASE(tanh);
-        GK_CASE(sigmoid);
-        GK_CASE(elu);
-        GK_CASE(selu);
-        GK_CASE(softplus);
-        GK_CASE(swish);
+          GK_CASE(tanh);
+          GK_CASE(sigmoid);
+          GK_CASE(elu);
+          GK_CASE(selu);
+          GK_CASE(softplus);
+          GK_CASE(swish);
       }
     }
   }
@@ -629,7 +555,8 @@ const char* launch_rectangles(const BiasActParams& given, cudaStream_t stream) {
     wide = wide && a.elements % V == 0;
     a.column_sums = p.db_partial, most = kThreadsLog2;
   } else if (p.inner == 1) {
-    a.form = Form::pixels, columns = p.channel_chunk < p.channels ? p.channel_chunk : p.channels, a.row_pitch = p.channels;
+    a.form = Form::pixels, columns = p.channel_chunk < p.channels ? p.channel_chunk : p.channels,
+    a.row_pitch = p.channels;
     wide = wide && aligned({p.b}) && p.channels % V == 0 && p.channel_chunk % V == 0;
     a.row_sums = p.dnoise_partial, a.column_sums = p.db_partial;
   } else {
@@ -670,13 +597,16 @@ const char* with_type(DType dtype, F f) {
 }  // namespace
 
 const char* launch_bias_act(const BiasActParams& p, void* stream) {
-  return with_type(p.dtype, [&](auto t) { return launch_tiles<decltype(t), false>(p, static_cast<cudaStream_t>(stream)); });
+  return with_type(p.dtype,
+                   [&](auto t) { return launch_tiles<decltype(t), false>(p, static_cast<cudaStream_t>(stream)); });
 }
 const char* launch_bias_act_backward(const BiasActParams& p, void* stream) {
-  return with_type(p.dtype, [&](auto t) { return launch_rectangles<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
+  return with_type(p.dtype,
+                   [&](auto t) { return launch_rectangles<decltype(t)>(p, static_cast<cudaStream_t>(stream)); });
 }
 const char* launch_bias_act_double_backward(const BiasActParams& p, void* stream) {
-  return with_type(p.dtype, [&](auto t) { return launch_tiles<decltype(t), true>(p, static_cast<cudaStream_t>(stream)); });
+  return with_type(p.dtype,
+                   [&](auto t) { return launch_tiles<decltype(t), true>(p, static_cast<cudaStream_t>(stream)); });
 }
 
 }  // namespace gk

@@ -20,8 +20,8 @@ class Gpu:
         fold: channels up to which positions are folded into rows of whole vectors; more lose little as they are.
         fold_sums: the same in backward, where sums of a folded row take a pass over the registers for each channel.
         folded_columns: numbers of a folded row, at most.
-        programs: programs that backward should have at least, and less than twice as many, in a large problem: two rounds of what
-            an H200 holds. More would have to be summed up in the second stage.
+        programs: programs that backward should have at least (and less than twice as many) in a large problem: two rounds of
+            what an H200 holds. More would have to be summed up in the second stage.
         least_programs: programs below which rectangles shrink down to what the traffic of their partial sums allows: four a
             multiprocessor.
         least_chunk: positions of a rectangle, at least. A partial sum is written and read, 8 bytes beside the 6 (half types)
@@ -55,13 +55,16 @@ def power_of_two_below(number: int) -> int:
 
 def columns(length: int, most: int) -> int:
     """Power of two, at most ``most``, into which rows of ``length`` are cut: the largest that leaves at most 1/8 of the lanes
-    idle, from 64 on; else the one with the fewest idle lanes."""
+    idle, from 64 on; else the one with the fewest idle lanes.
+    """
     counts = [c for c in (2**k for k in range(20, 5, -1)) if c <= most and c // 2 < length]
     idle = [-(-length // c) * c for c in counts]
     few = [c for c, lanes in zip(counts, idle, strict=True) if lanes * 7 <= length * 8]
     if few:
         return few[0]
-    return min(zip(idle, counts, strict=True), key=lambda a: (a[0], -a[1]))[1] if counts else 1 << max(length - 1, 0).bit_length()
+    if counts:
+        return min(zip(idle, counts, strict=True), key=lambda a: (a[0], -a[1]))[1]
+    return 1 << max(length - 1, 0).bit_length()
 
 
 def folded(channels: int, element_size: int, most: int) -> int:

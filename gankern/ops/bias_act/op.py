@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
+from gankern._autograd import wanted, without_leaf
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
 from gankern.ops.bias_act.activations import activation_funcs, reference_tensor
@@ -74,7 +75,8 @@ def bias_act(
     prepared = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     if _dispatch.functorch_active():
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
-    return torch.ops.gankern.bias_act.default(*prepared)
+    x, b, *rest = prepared
+    return torch.ops.gankern.bias_act.default(x, without_leaf(b), *rest)
 
 
 def bias_act_(
@@ -157,6 +159,7 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     ctx.set_materialize_grads(False)
     _, act, alpha, gain, clamp = ctx.settings
     needs = reference_tensor(act, alpha, gain, clamp)
+    ctx.present = [t is not None for t in (x, b, noise)]
     ctx.noise_shape = None if noise is None else noise.shape
     if needs == "x":
         ctx.save_for_backward(None, x, b, noise)
@@ -169,7 +172,9 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     if dy is None:
         return (None, None, None, *nothing)
     y, x, b, noise = ctx.saved_tensors
-    mask = [bool(needed) for needed in ctx.needs_input_grad[:3]]
+    mask = wanted(ctx, ctx.present)
+    if not any(mask):
+        return (None, None, None, *nothing)
     _, act, _, gain, clamp = ctx.settings
     if act == "linear" and gain == 1 and clamp < 0 and not (mask[1] or mask[2]):
         return (dy, None, None, *nothing)  # the identity needs no kernel

@@ -1,4 +1,4 @@
-"""bias_act in Triton: every tensor is read once and written once, in vectors of 16 bytes, the reductions of backward on the way.
+"""bias_act in Triton: every tensor is read once and written once, in 16-byte vectors, backward's reductions on the way.
 
 A tile is [TR rows, TC columns], columns contiguous in memory. What they are is the FORM of the launch:
 
@@ -184,8 +184,10 @@ def _slopes(saved, alpha, gain, inverse, clamp, ACT: tl.constexpr, SAVED: tl.con
 
 
 @jit
-def _pre_activation(x, b, noise, offset, live, c, c_live, m, m_live, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr, ACC: tl.constexpr):
-    """x + noise + b at ``offset``, with noise at ``m`` and b at ``c``."""
+def _pre_activation(
+    x, b, noise, offset, live, c, c_live, m, m_live, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr, ACC: tl.constexpr
+):
+    """Pre-activation x + noise + b at ``offset``, with noise at ``m`` and b at ``c``."""
     v = tl.load(x + offset, mask=live, other=0.0).to(ACC)
     if HAS_NOISE:
         v += tl.load(noise + m, mask=m_live, other=0.0).to(ACC)
@@ -197,8 +199,9 @@ def _pre_activation(x, b, noise, offset, live, c, c_live, m, m_live, HAS_B: tl.c
 # ---- forward and double backward: a tile a program ------------------------------------------------------------------
 @jit
 def _tile(
-    rows, columns, channels, noise_outer, tiles, total, FORM: tl.constexpr, FOLD: tl.constexpr, PERIOD: tl.constexpr, UNIT: tl.constexpr,
-    TR: tl.constexpr, TC: tl.constexpr, INDEX: tl.constexpr,
+    rows, columns, channels, noise_outer, tiles, total,
+    FORM: tl.constexpr, FOLD: tl.constexpr, PERIOD: tl.constexpr, UNIT: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr,
+    INDEX: tl.constexpr,
 ):  # fmt: skip
     """Of the program's tile: (offsets, mask), (channels, mask), (positions, positions in the noise, mask)."""
     pid = tl.program_id(0)
@@ -243,7 +246,7 @@ def _bias_act_fwd_kernel(
     FORM: tl.constexpr, FOLD: tl.constexpr, PERIOD: tl.constexpr, UNIT: tl.constexpr, TR: tl.constexpr, TC: tl.constexpr,
     INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """``columns`` and ``total`` are whole numbers of UNIT elements and come divided by it, so that Triton sees the alignment."""
+    """``columns`` and ``total`` are whole numbers of UNIT elements and come divided by it, so that Triton sees alignment."""
     offset, live, c, c_live, _, m_noise, m_live = _tile(
         rows, columns, channels, noise_outer, tiles, total, FORM, FOLD, PERIOD, UNIT, TR, TC, INDEX
     )
@@ -257,7 +260,8 @@ def _bias_act_fwd_kernel(
 
 @jit(do_not_specialize=_TILE)
 def _bias_act_double_bwd_kernel(
-    u, u_b, u_noise, dy, saved, b, noise, d_dy, d_saved, alpha: tl.float64, gain: tl.float64, inverse: tl.float64, clamp: tl.float64,
+    u, u_b, u_noise, dy, saved, b, noise, d_dy, d_saved,
+    alpha: tl.float64, gain: tl.float64, inverse: tl.float64, clamp: tl.float64,
     rows, columns, channels, noise_outer, tiles, total,
     ACT: tl.constexpr, SAVED: tl.constexpr, CLAMPED: tl.constexpr, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr,
     HAS_U: tl.constexpr, HAS_U_B: tl.constexpr, HAS_U_NOISE: tl.constexpr, WANT_DY: tl.constexpr, WANT_SAVED: tl.constexpr,
@@ -293,10 +297,10 @@ def _bias_act_double_bwd_kernel(
 @jit
 def _gradient(
     dy, saved, b, noise, dx, offset, live, c, c_live, m, m_live, alpha, gain, inverse, clamp,
-    ACT: tl.constexpr, SAVED: tl.constexpr, CLAMPED: tl.constexpr, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr, WANT_X: tl.constexpr,
-    ACC: tl.constexpr,
+    ACT: tl.constexpr, SAVED: tl.constexpr, CLAMPED: tl.constexpr, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr,
+    WANT_X: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
-    """dy times the slope, stored as dx; zero outside of the mask, since dy is."""
+    """Gradient, dy times the slope, stored as dx; zero outside of the mask, since dy is."""
     g = tl.load(dy + offset, mask=live, other=0.0).to(ACC)
     if SAVED != "":
         s = _pre_activation(saved, b, noise, offset, live, c, c_live, m, m_live, HAS_B, HAS_NOISE, ACC)
@@ -311,7 +315,8 @@ def _gradient(
 
 @jit(do_not_specialize=["positions", "channels", "inner", "noise_outer", "chunk", "chunks", "channel_chunk", "channel_chunks"])
 def _bias_act_bwd_kernel(
-    dy, saved, b, noise, dx, db_partial, dnoise_partial, alpha: tl.float64, gain: tl.float64, inverse: tl.float64, clamp: tl.float64,
+    dy, saved, b, noise, dx, db_partial, dnoise_partial,
+    alpha: tl.float64, gain: tl.float64, inverse: tl.float64, clamp: tl.float64,
     positions, channels, inner, noise_outer, chunk, chunks, channel_chunk, channel_chunks,
     ACT: tl.constexpr, SAVED: tl.constexpr, CLAMPED: tl.constexpr, HAS_B: tl.constexpr, HAS_NOISE: tl.constexpr,
     WANT_X: tl.constexpr, WANT_B: tl.constexpr, WANT_NOISE: tl.constexpr,
@@ -319,7 +324,8 @@ def _bias_act_bwd_kernel(
     INDEX: tl.constexpr, ACC: tl.constexpr,
 ):  # fmt: skip
     """Alignment as in forward: planes: positions, inner and chunk, pixels: channels and channel_chunk, folded: positions come
-    divided by UNIT (folded: positions * channels). Folded: chunk counts rows."""
+    divided by UNIT (folded: positions * channels). Folded: chunk counts rows.
+    """
     pid = tl.program_id(0)
     slope = tl.full((), alpha, ACC)
     scale = tl.full((), gain, ACC)
@@ -449,8 +455,10 @@ def _common(dtype: torch.dtype, act: int, clamp: float, far: int) -> dict[str, A
 
 
 @lru_cache(maxsize=4096)
-def plan(g: Geometry, dtype: torch.dtype, act: int, clamped: bool, by_channel: bool, by_position: bool, noise_outer: int) -> Launch:
-    """Of forward and double backward: one tile a program. ``by_channel``, ``by_position``: whether anything but full tensors is read."""
+def plan(
+    g: Geometry, dtype: torch.dtype, act: int, clamped: bool, by_channel: bool, by_position: bool, noise_outer: int
+) -> Launch:
+    """Of forward and double backward: one tile a program. ``by_channel``, ``by_position``: which tensors beside full ones."""
     size = dtype.itemsize
     vector = 16 // size
     elements = configs.GPU.tile(size)
@@ -533,7 +541,9 @@ def can_run(x: Tensor) -> str | None:
     return _triton.can_run(x)
 
 
-def _launch(kernel: Any, like: Tensor, launch: Launch, tensors: tuple[Any, ...], numbers: tuple[float, ...], **flags: Any) -> None:
+def _launch(
+    kernel: Any, like: Tensor, launch: Launch, tensors: tuple[Any, ...], numbers: tuple[float, ...], **flags: Any
+) -> None:
     """Run ``kernel``; an absent tensor's place is taken by another that it will not touch."""
     pointers = [like if t is None else t for t in tensors]
     index = like.device.index if like.is_cuda else None
@@ -595,17 +605,17 @@ def bias_act_triton(
     x: Tensor, b: Tensor | None, noise: Tensor | None, y: Tensor, outer: int, channels: int, inner: int, act: int, alpha: float,
     gain: float, clamp: float,
 ) -> None:  # fmt: skip
-    """y = clamp(gain * f(x + noise + b)) into ``y``, which may be ``x``; semantics as in bias_act_params.h."""
+    """Write clamp(gain * f(x + noise + b)) into ``y``, which may be ``x``; semantics as in bias_act_params.h."""
     launch, flags = _forward(x, b, noise, Geometry(outer, channels, inner), _noise_outer(noise, inner), x.dtype, act, clamp)
     _launch(_bias_act_fwd_kernel, x, launch, (x, b, noise, y), (float(alpha), float(gain), float(clamp)), **flags)
 
 
 def bias_act_backward_triton(
     dy: Tensor, y: Tensor | None, x: Tensor | None, b: Tensor | None, noise: Tensor | None, dx: Tensor | None,
-    db_partial: Tensor | None, dnoise_partial: Tensor | None, chunk: int, channel_chunk: int, outer: int, channels: int, inner: int,
-    act: int, alpha: float, gain: float, clamp: float,
+    db_partial: Tensor | None, dnoise_partial: Tensor | None, chunk: int, channel_chunk: int,
+    outer: int, channels: int, inner: int, act: int, alpha: float, gain: float, clamp: float,
 ) -> None:  # fmt: skip
-    """dx and the partial sums of the gradients of b and noise; semantics as in bias_act_params.h."""
+    """Write dx and the partial sums of the gradients of b and noise; semantics as in bias_act_params.h."""
     launch, flags = _backward(
         y, x, b, noise, dx, db_partial, dnoise_partial, Geometry(outer, channels, inner), _noise_outer(noise, inner),
         dy.dtype, act, clamp, chunk, channel_chunk,
@@ -615,9 +625,9 @@ def bias_act_backward_triton(
 
 
 def bias_act_double_backward_triton(
-    u: Tensor | None, u_b: Tensor | None, u_noise: Tensor | None, dy: Tensor, y: Tensor | None, x: Tensor | None, b: Tensor | None,
-    noise: Tensor | None, d_dy: Tensor | None, d_saved: Tensor | None, outer: int, channels: int, inner: int, act: int, alpha: float,
-    gain: float, clamp: float,
+    u: Tensor | None, u_b: Tensor | None, u_noise: Tensor | None, dy: Tensor, y: Tensor | None, x: Tensor | None,
+    b: Tensor | None, noise: Tensor | None, d_dy: Tensor | None, d_saved: Tensor | None,
+    outer: int, channels: int, inner: int, act: int, alpha: float, gain: float, clamp: float,
 ) -> None:  # fmt: skip
     """d_dy and d_saved; semantics as in bias_act_params.h."""
     launch, flags = _double_backward(
@@ -625,11 +635,15 @@ def bias_act_double_backward_triton(
         dy.dtype, act, clamp,
     )  # fmt: skip
     tensors = (u, u_b, u_noise, dy, x if y is None else y, b, noise, d_dy, d_saved)
-    _launch(_bias_act_double_bwd_kernel, dy, launch, tensors, (float(alpha), float(gain), _inverse(gain), float(clamp)), **flags)
+    _launch(
+        _bias_act_double_bwd_kernel, dy, launch, tensors, (float(alpha), float(gain), _inverse(gain), float(clamp)), **flags
+    )
 
 
 # ---- the compile gate -----------------------------------------------------------------------------------------------
-def _cases(x: Any, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Iterator[tuple[Any, ...]]:
+def _cases(
+    x: Any, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: float, clamp: float
+) -> Iterator[tuple[Any, ...]]:
     """(kernel, pointers' dtypes, numbers, (launch, flags)) of the three kernels as the front door calls them."""
     g, dtype, number = geometry(x, dim), x.dtype, _NAMES.index(act)
     wide = torch.float64 if dtype == torch.float64 else torch.float32
@@ -649,7 +663,8 @@ def _cases(x: Any, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: f
 
 def compile_cases() -> Iterator[_triton.CompileCase]:
     """What the launchers would compile for the samples, in every layout and dtype: each specialisation of the networks' shapes;
-    of the contract's shapes, which are all odd, one of each formula and one of each form with each set of tensors."""
+    of the contract's shapes, which are all odd, one of each formula and one of each form with each set of tensors.
+    """
     from gankern._samples import DTYPES
     from gankern.ops.bias_act import arguments
     from gankern.ops.bias_act.samples import SAMPLES
