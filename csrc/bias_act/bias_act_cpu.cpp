@@ -63,8 +63,7 @@ struct Addend {
   Acc constant = 0;
 };
 
-// ---- row kernels
-// ---------------------------------------------------------------------------------------------------------
+// ---- row kernels ---------------------------------------------------------------------------------------------------
 struct Whole {};  // a whole vector
 struct Part {     // the last n < lanes numbers of a row
   int64_t n;
@@ -222,8 +221,8 @@ typename Rows<S>::DoubleBackward double_backward_row(const BiasActParams& p) {
   return &Rows<S>::template double_backward<From::nothing, Act::linear>;
 }
 
-// ---- addends
-// ------------------------------------------------------------------------------------------------------------- Memory
+// ---- addends -------------------------------------------------------------------------------------------------------
+// Memory
 // is rows of `length` numbers: row r is position r with all its channels (inner == 1), or plane (o, c) = r of `inner`
 // positions. Per row one of bias and noise is a number and the other an array.
 template <class S>
@@ -373,8 +372,7 @@ void run_double_backward(const BiasActParams& p, int64_t begin, int64_t end) {
   });
 }
 
-// ---- backward
-// ------------------------------------------------------------------------------------------------------------
+// ---- backward ------------------------------------------------------------------------------------------------------
 template <class S>
 class BackwardRun {
   using Elem = typename S::Elem;

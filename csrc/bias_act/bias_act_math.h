@@ -62,8 +62,7 @@ struct ActSettings {
         clamps(clamp_ >= 0) {}
 };
 
-// ---- forward
-// -------------------------------------------------------------------------------------------------------------
+// ---- forward -------------------------------------------------------------------------------------------------------
 template <Act act, class V>
 GK_HD V act_forward(V v, typename Math<V>::Scalar alpha) {
   using M = Math<V>;
@@ -101,8 +100,8 @@ GK_HD V where_inside(V value, V y, const ActSettings<typename Math<V>::Scalar>& 
   return ((y < s.clamp) & (y > -s.clamp)) ? value : M::splat(A(0));
 }
 
-// ---- first derivative
-// ---------------------------------------------------------------------------------------------------- From the output.
+// ---- first derivative ----------------------------------------------------------------------------------------------
+// From the output.
 // Not for swish, nor for lrelu with a negative alpha, nor for gain 0: there y does not tell the branch.
 template <Act act, class V>
 GK_HD V slope_from_y(V y, const ActSettings<typename Math<V>::Scalar>& s) {
@@ -149,10 +148,9 @@ GK_HD V slope_from_v(V v, const ActSettings<typename Math<V>::Scalar>& s) {
   return where_inside(slope, f * s.gain, s);
 }
 
-// ---- second derivative
-// --------------------------------------------------------------------------------------------------- Whether f'' is
-// not identically zero.
-constexpr bool act_curved(Act act) { return act != Act::linear && act != Act::relu && act != Act::lrelu; }
+// ---- second derivative ---------------------------------------------------------------------------------------------
+// Whether f'' is not identically zero.
+GK_HD constexpr bool act_curved(Act act) { return act != Act::linear && act != Act::relu && act != Act::lrelu; }
 
 // d slope_from_y / dy: slope is gain * f' of t = y / gain, so that the gains cancel. 0 at the kink of elu and selu.
 template <Act act, class V>

@@ -21,8 +21,8 @@ struct BiasActParams {
 
   // v's ingredients. Backward and double backward have x (with b and noise) or y, or neither: then the slope is gain.
   const void* x;
-  const void* b;        // [channels] or null
-  const void* noise;    // [noise_outer, inner] or null: the pixel's number is noise[(o % noise_outer) * inner + i]
+  const void* b;      // [channels] or null
+  const void* noise;  // [noise_outer, inner] or null: the pixel's number is noise[(o % noise_outer) * inner + i]
   int64_t noise_outer;
   const void* y_saved;  // the output, from which backward takes the slope (see bias_act_math.h)
 

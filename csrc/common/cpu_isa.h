@@ -31,7 +31,7 @@ const char* cpu_level_name(CpuLevel level);
   ret name args;                        \
   }                                     \
   }
-#define GK_CPU_SELECT(name)                                            \
+#define GK_CPU_SELECT(name)                                          \
   (::gk::cpu_level() == ::gk::CpuLevel::avx512 ? &::gk::avx512::name \
    : ::gk::cpu_level() == ::gk::CpuLevel::avx2 ? &::gk::avx2::name   \
                                                : &::gk::baseline::name)

@@ -9,23 +9,21 @@
 // At the same rate 16 FMA an output are affordable only in theory, next to loads, conversions and addresses; as a
 // column and a row of 4 they are 8 (up 2: 3, down 2: 12). So the two axes are filtered one after the other in ONE pass:
 // every input row is filtered along x once and the sums are carried down the image in registers, where the outputs that
-// still miss rows wait. 2-D taps come in device memory and the host must not read them: each warp checks whether they
-// are a product of a column and a row, a few dozen instructions while its first rows are still on the way, and takes
-// the K*K form if they are not.
+// still miss rows wait. In all that takes 15 instructions an output for channels_last and 17 for NCHW (up 2: 6 and 7).
+// 2-D taps come in device memory and the host must not read them: each warp checks whether they are a product of a
+// column and a row, a few dozen instructions while its first rows are still on the way, and takes the K*K form if they
+// are not.
 //
 // Two fast kernels share that sweep. A team of threads walks down a strip of the image, through a ring of input rows in
 // shared memory that cp.async fills two stages ahead: some 20 KB a multiprocessor must be in flight to cover the
 // memory's latency, more than registers could hold. Whatever lies outside of the image is filled with zeros on the way.
 //   upfirdn2d_channels (channels_last): a block is the team; a thread has 16 bytes of channels at one or two adjacent
-//   output
 //     columns. Two save conversions: their inputs overlap. All copies and stores are 16 bytes.
 //   upfirdn2d_rows (NCHW): a warp is the team; a lane has 16 bytes of adjacent outputs. Outputs sit on 16-byte
-//   boundaries,
-//     their inputs then do not (x - pad), so rows are copied in 4-byte words, lanes side by side: 128 bytes per
-//     instruction, one instruction every 14 clocks, far below what L1 takes, and any stride or offset is served alike.
-//     The shift is undone by where the words land; of halves at an odd position the last bit by a funnel shift. Stores
-//     are 16 bytes where y allows it, else the row goes through shared memory and out element by element, still side by
-//     side.
+//     boundaries, so their inputs (x - pad) do not, and rows are copied in 4-byte words, lanes side by side: 128 bytes
+//     an instruction, one instruction in 14 clocks, far below what L1 takes, and any stride or offset is served alike.
+//     The shift is undone by where the words land; for halves at an odd position the rest of it by a funnel shift.
+//     Stores are 16 bytes where y allows it, else rows go out element by element, still side by side.
 // upfirdn2d_generic: anything else, one thread per output.
 //
 // Fast kernels hold taps for a class of sizes; a shorter filter is filled up with zero taps (so infinities may spread
@@ -45,8 +43,7 @@ constexpr int kChannelThreads = 256, kRowThreads = 128, kGenericThreads = 256;
 template <class T, Mode kMode, int K>
 struct ChannelShape : Shape<kMode, K, K == 4 && kMode != kDown ? 2 : 1, kPerVector<T>, kMode == kUp ? K / 2 : K,
                             K == 4 && kMode == kUp ? 2 : 1> {
-  // A thread's second column begins kStep pixels after its first. With one column, the factors along x are run-time
-  // values.
+  // A thread's second column begins kStep pixels after its first. With one column, x may have any factors.
   static constexpr int kStep = kMode == kUp ? 0 : 1;
   static constexpr int kPixels = ChannelShape::MX + (ChannelShape::kColumns - 1) * kStep;
 };
@@ -165,8 +162,7 @@ __global__ void __launch_bounds__(kChannelThreads, 2) upfirdn2d_channels(const F
 }
 
 // ---- NCHW -----------------------------------------------------------------------------------------------------------
-// When up 2, outputs 2i and 2i + 1 begin at the same pixel or at adjacent ones, as the padding is odd or even: one tap
-// more.
+// When up 2, outputs 2i and 2i + 1 begin at the same pixel or, if the padding is even, at adjacent ones: one tap more.
 template <class T, Mode kMode, int K>
 struct RowShape : Shape<kMode, K, 1, kPerVector<T>, kMode == kUp ? K / 2 + 1 : K, kMode == kUp ? 2 : 1> {
   static constexpr int kSize = static_cast<int>(sizeof(T));
@@ -178,11 +174,10 @@ struct RowShape : Shape<kMode, K, 1, kPerVector<T>, kMode == kUp ? K / 2 + 1 : K
   static constexpr int kLoads = ((kInputs + kOdd) * kSize + kAlign - 1) / kAlign;
   static constexpr int kWords = kLoads * kAlign / 4;
   static constexpr int kPer = 4 / kSize;
-  static constexpr int kWhole = kStep / kPer;  // words of a staged row for every lane
-  static constexpr int kTail =
-      (kInputs - kStep + kOdd + kPer - 1) / kPer;  // and beyond: one for each of the first lanes
-  static constexpr int kLeastLanes = kTail > 8 ? 4 : kTail > 4 ? 3 : kTail > 2 ? 2 : 1;  // their logarithm
-  static constexpr GK_HD int used(int lanes) { return (lanes - 1) * kStep + kInputs; }   // values of a staged row
+  // Of the words of a staged row every lane copies kWhole, and the first kTail lanes one more.
+  static constexpr int kWhole = kStep / kPer, kTail = (kInputs - kStep + kOdd + kPer - 1) / kPer;
+  static constexpr int kLeastLanes = kTail > 8 ? 4 : kTail > 4 ? 3 : kTail > 2 ? 2 : 1;  // its logarithm
+  static constexpr int used(int lanes) { return (lanes - 1) * kStep + kInputs; }         // values of a staged row
   static constexpr int pitch(int lanes) {
     const int read = (lanes - 1) * kStep * kSize + kLoads * kAlign, filled = 4 * (kWhole * lanes + kTail);
     return ((read > filled ? read : filled) + 15) / 16 * 16;
@@ -206,8 +201,7 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   const int64_t plane = item / a.tiles_x, n = plane / a.channels, c = plane - n * a.channels;
   const int tile_x = static_cast<int>(item - plane * a.tiles_x) * lanes * V, out_x = tile_x + column * V;
 
-  // The first pixel that the group's first output meets. When up 2 and the padding is even, odd outputs begin one
-  // later.
+  // The first pixel that the group's first output meets.
   const int odd_pad = a.pad_x & 1;
   const int first_pixel = kMode == kUp ? (tile_x - a.pad_x + odd_pad) / 2 : (kMode == kDown ? 2 : 1) * tile_x - a.pad_x;
 
@@ -243,9 +237,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
 #pragma unroll 1
       for (int i = column; i < S::kWhole * lanes + S::kTail;
            i += lanes, pixel += kPer * lanes, word += 4 * lanes, to += 4 * lanes) {
-        // A row may end in the middle of a word, whose upper half may be past the end of all memory. If it begins
-        // there, the lower half (pixel -1) is another row's, or something else of the same 4 bytes: next_stage wipes
-        // it.
+        // A row may end in the middle of a word, whose upper half may be past the end of all memory. Where it begins
+        // in the middle of one, the lower half (pixel -1) is something else of the same 4 bytes: next_stage wipes it.
         if (S::kOdd && pixel == a.in_w - 1 && in_image && in_items)
           async_copy_half(to, word);
         else
@@ -274,8 +267,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   auto next_stage = [&] {
     async_wait<kStages - 2>();
     read.advance(stage_bytes);
-    if constexpr (S::kOdd &&
-                  !kAligned) {  // whoever copied a word that straddles the row's left edge wipes the half before it
+    if constexpr (S::kOdd && !kAligned) {
+      // Whoever copied a word that straddles the row's left edge wipes the half before it.
 #pragma unroll
       for (int r = 0; r < kStageRows; ++r) {
         const int at = (odd ^ (odd_step & r)) - 1 - first_pixel;  // of pixel -1, in halves
@@ -320,8 +313,8 @@ __global__ void __launch_bounds__(kRowThreads, K == 4 ? 4 : 3) upfirdn2d_rows(co
   const bool stores = in_items && out_x < a.out_w;
   if (kAligned) out += static_cast<int64_t>(out_x) * kSize;
   auto emit = [&](int line, const float* v) {
-    const bool complete =
-        static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);  // alike in the whole warp
+    // Alike in the whole warp.
+    const bool complete = static_cast<unsigned>(line - begin) < static_cast<unsigned>(end - begin);
     const uint4 packed = pack_vector<T>(v);
     if constexpr (kAligned) {
       if (complete && stores) store_vector(out, packed);
@@ -570,8 +563,8 @@ const char* launch_channels(const Upfirdn2dParams& p, cudaStream_t stream) {
     ++a.lanes_log2;
   const int64_t columns = kChannelThreads >> a.lanes_log2;
   const int64_t pitch = ceil_div((columns - 1) * S::kColumns * p.down_x, p.up_x) + S::kPixels;
-  if (pitch << a.lanes_log2 > 1024) return kNotServed;  // more shared memory than leaves room for two blocks
   const int64_t bytes = (pitch << a.lanes_log2) * 16 * kStageRows * kStages;
+  if (bytes > 64 * 1024) return kNotServed;  // what a block can have on every GPU
   a.pitch = static_cast<int>(pitch), a.row_bytes = static_cast<int>(pitch << a.lanes_log2) * 16;
   a.first_x = S::kColumns > 1 && kMode == kUp && a.pad_x % 2 == 0 ? -1 : 0;
   a.tiles_c = static_cast<int>(ceil_div(vectors, 1 << a.lanes_log2));

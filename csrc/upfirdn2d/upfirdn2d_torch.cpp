@@ -19,7 +19,8 @@ void upfirdn2d(const Tensor& x, const std::optional<Tensor>& f, Tensor y, int64_
   STD_TORCH_CHECK(rows || last, "upfirdn2d: x and y must both have contiguous rows or both contiguous channels");
   p.tap_h = p.tap_w = 1;
   if (f.has_value()) {
-    const auto want = p.dtype == DType::f64 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
+    const auto want =
+        p.dtype == DType::f64 ? torch::headeronly::ScalarType::Double : torch::headeronly::ScalarType::Float;
     STD_TORCH_CHECK(f->scalar_type() == want && f->is_contiguous() && (f->dim() == 1 || f->dim() == 2),
                     "upfirdn2d: f must be a contiguous 1-D or 2-D tensor of the accumulation type");
     p.tap_w = f->size(-1), p.tap_h = f->size(0);

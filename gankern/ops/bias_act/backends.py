@@ -132,7 +132,9 @@ def _reference_backward(dy: Tensor, y: Any, x: Any, b: Any, noise: Any, dim: int
     return tuple(o.copy_(r) if w else o for o, r, w in zip(outputs, results, mask, strict=True))
 
 
-def _reference_double_backward(u: Any, u_b: Any, u_noise: Any, dy: Tensor, y: Any, x: Any, b: Any, noise: Any, *rest: Any) -> Any:
+def _reference_double_backward(
+    u: Any, u_b: Any, u_noise: Any, dy: Tensor, y: Any, x: Any, b: Any, noise: Any, *rest: Any
+) -> Any:
     dim, act, alpha, gain, clamp, mask = rest
     limit = clamp if clamp < 0 else representable(clamp, dy.dtype)
     results = double_backward_composed(u, u_b, u_noise, dy, y, x, b, noise, dim, act, alpha, gain, limit, mask)
