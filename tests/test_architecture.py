@@ -142,7 +142,7 @@ def test_public_functions_are_documented() -> None:
     """Shapes, errors and the order of differentiation stand in every public docstring."""
     from gankern import nn, ops
 
-    for name in ops.__all__:
+    for name in (n for n in ops.__all__ if callable(getattr(ops, n))):
         text = getattr(ops, name).__doc__ or ""
         assert "Args:" in text and "Returns:" in text and "Raises:" in text, f"ops.{name}"
         assert name == "setup_filter" or "radient" in text, f"ops.{name} does not say its order of differentiation"

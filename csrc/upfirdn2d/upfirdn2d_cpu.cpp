@@ -103,7 +103,7 @@ struct Plan {
 
   void take(const Upfirdn2dParams& p, Arena& arena) {
     arena.take(column, p.tap_h);
-    arena.take(column_start, p.up_y);
+    arena.take(column_start, p.up_y + 1);
     arena.take(row, row_taps * p.tap_h);
     arena.take(pixel, row_taps);
     arena.take(offset, row_taps);
@@ -131,6 +131,7 @@ struct Plan {
       for (int64_t k = first; k < p.tap_h; k += p.up_y)
         column[n++] = separable ? static_cast<Acc>(factor_y[p.flip ? k : p.tap_h - 1 - k]) : Acc(1);
     }
+    column_start[p.up_y] = n;
     // Along the row.
     n = 0;
     for (int64_t r = 0; r < geo.phases; ++r) {
@@ -255,10 +256,10 @@ class Worker {
     }
     for (int64_t i = 0; i < slots; ++i) slot_row[i] = -1;
     int64_t newest = INT64_MIN / 2;
-    for (int64_t oy = first_row; oy < last_row; ++oy) {
+    Meeting m = first_meeting(first_row * p.down_y - p.pad_y0, p.up_y);
+    for (int64_t oy = first_row; oy < last_row; ++oy, advance(m)) {
       Elem* out = y + oy * p.y.stride[2] + out0 * p.y.stride[3];
-      const Meeting m = first_meeting(oy * p.down_y - p.pad_y0, p.up_y);
-      const int64_t taps = m.tap < p.up_y ? taps_from(m.tap, p.tap_h, p.up_y) : 0;
+      const int64_t taps = plan.column_start[m.tap + 1] - plan.column_start[m.tap];
       const int64_t skip = max64(0, -m.pixel), stop = min64(taps, p.x.size[2] - m.pixel);
       if (skip >= stop || from >= to) {
         zero_row(out, outputs);
@@ -283,6 +284,16 @@ class Worker {
       }
       row_sum(stop - skip, outputs, out);
     }
+  }
+
+  // From one output row's first_meeting to the next one's, mostly without a division: rows may be short.
+  void advance(Meeting& m) const {
+    m.tap -= p.down_y;
+    if (m.tap >= 0) return;
+    m.tap += p.up_y, ++m.pixel;
+    if (m.tap >= 0) return;
+    const int64_t more = ceil_div(-m.tap, p.up_y);
+    m.tap += more * p.up_y, m.pixel += more;
   }
 
   // Pixels [from, to) of the `count` rows in input_rows, summed into a scratch row that begins with pixel `low`.

@@ -6,10 +6,9 @@
 #ifndef GK_CUDA_ON_CPU
 #define GK_CUDA_ON_CPU 1
 #endif
-#include <cuda_runtime.h>
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
-
+#include <cuda_runtime.h>
 #include <link.h>
 #include <sys/mman.h>
 #include <ucontext.h>
@@ -75,9 +74,17 @@ inline void make_ctx(Ctx* c, char* stack, size_t size, void (*entry)()) {
 
 // ---- state -------------------------------------------------------------------------------------
 enum State { NEW, READY, AT_BARRIER, AT_WARP, DONE };
-struct Site { const char *op, *file; int line; };
+struct Site {
+  const char *op, *file;
+  int line;
+};
 struct Worker;
-struct Copy { void* to; const void* from; int bytes, valid; unsigned group; };  // a cp.async under way
+struct Copy {
+  void* to;
+  const void* from;
+  int bytes, valid;
+  unsigned group;
+};  // a cp.async under way
 struct Fiber {
   Ctx ctx;
   char* stack;
@@ -99,7 +106,11 @@ struct Launch {
   void (*call)(void*), *args;
   std::atomic<unsigned long long> next{0};
 };
-struct Guarded { const void* key; char* p; size_t n; };  // one piece of shared memory with guards
+struct Guarded {
+  const void* key;
+  char* p;
+  size_t n;
+};               // one piece of shared memory with guards
 struct Worker {  // one OS thread's emulated multiprocessor
   Ctx ctx;
   void* fake = nullptr;
@@ -124,7 +135,10 @@ struct Global {
   std::vector<std::unique_ptr<Worker>> idle;
   std::map<const void*, size_t> max_dynamic;
 };
-inline Global& global() { static Global* g = new Global; return *g; }
+inline Global& global() {
+  static Global* g = new Global;
+  return *g;
+}
 inline __thread Fiber* cur = nullptr;  // must stay the emulation's only thread-local: see find_tls
 
 inline void set_error(cudaError_t e, const char* fmt, ...) {
@@ -188,7 +202,8 @@ inline void resume(Worker& w, Fiber& f) {
 // ---- shared memory: filled with NaN (0xff) for each block; guards before and after ----------------
 constexpr size_t kGuard = 1024;
 inline char* shared_alloc(Worker& w, const void* key, size_t n) {
-  for (auto& g : w.shared) if (g.key == key) return g.p;
+  for (auto& g : w.shared)
+    if (g.key == key) return g.p;
   char* raw = static_cast<char*>(aligned_alloc(128, kGuard + (n + 127) / 128 * 128 + kGuard));
   char* p = raw + kGuard;
   memset(raw, 0xA5, kGuard), memset(p, 0xFF, n), memset(p + n, 0xA5, kGuard);
@@ -202,11 +217,16 @@ inline void shared_free(Worker& w) {
     GK_ASAN(__asan_unpoison_memory_region(g.p - kGuard, g.n + 2 * kGuard));
     long bad = -1;
     for (size_t i = 0; i < kGuard; ++i)
-      if (g.p[-1 - long(i)] != char(0xA5) || g.p[g.n + i] != char(0xA5)) { bad = long(i); break; }
+      if (g.p[-1 - long(i)] != char(0xA5) || g.p[g.n + i] != char(0xA5)) {
+        bad = long(i);
+        break;
+      }
     if (bad >= 0 && !w.failed) {
       w.failed = true;
-      set_error(cudaErrorLaunchFailure, "kernel %s block (%u,%u,%u): write outside shared memory, %ld bytes "
-                "before or after a piece of %zu bytes", w.L->name, w.bid.x, w.bid.y, w.bid.z, bad, g.n);
+      set_error(cudaErrorLaunchFailure,
+                "kernel %s block (%u,%u,%u): write outside shared memory, %ld bytes "
+                "before or after a piece of %zu bytes",
+                w.L->name, w.bid.x, w.bid.y, w.bid.z, bad, g.n);
     }
     free(g.p - kGuard);
   }
@@ -215,7 +235,8 @@ inline void shared_free(Worker& w) {
 // Plain `__shared__` variables are thread_local; they lie in this module's TLS segment, next to `cur`.
 inline int find_tls(dl_phdr_info* info, size_t size, void* data) {
   Worker& w = *static_cast<Worker*>(data);
-  char *t = size >= sizeof *info ? static_cast<char*>(info->dlpi_tls_data) : nullptr, *c = reinterpret_cast<char*>(&cur);
+  char *t = size >= sizeof *info ? static_cast<char*>(info->dlpi_tls_data) : nullptr,
+       *c = reinterpret_cast<char*>(&cur);
   for (int i = 0; t && i < info->dlpi_phnum; ++i)
     if (info->dlpi_phdr[i].p_type == PT_TLS && c >= t && c < t + info->dlpi_phdr[i].p_memsz)
       return w.tls = t, w.tls_size = info->dlpi_phdr[i].p_memsz, 1;
@@ -240,17 +261,22 @@ inline bool release_warps(Worker& w) {  // complete every warp collective whose 
       for (unsigned m = need; m; m &= m - 1) {
         unsigned l = __builtin_ctz(m), bit = 1u << l;
         if (f[l].state == AT_WARP && f[l].mask == a.mask && !strcmp(f[l].site.op, a.site.op) &&
-            (f[l].site.line == a.site.line || !strcmp(a.site.op, "__syncwarp"))) got |= bit, ballot |= f[l].pred << l;
-        else if (!a.mask || (f[l].state == DONE && global().allow_exited)) need &= ~bit;
+            (f[l].site.line == a.site.line || !strcmp(a.site.op, "__syncwarp")))
+          got |= bit, ballot |= f[l].pred << l;
+        else if (!a.mask || (f[l].state == DONE && global().allow_exited))
+          need &= ~bit;
       }
       todo &= ~got;
       if (got != need) continue;
       any = true;
       for (unsigned m = got; m; m &= m - 1) {
         Fiber& x = f[__builtin_ctz(m)];
-        if (x.src < 0) memcpy(x.res, &ballot, 4);
-        else if (got >> x.src & 1) memcpy(x.res, f[x.src].val, 16);
-        else memset(x.res, 0xFF, 16);  // reading a lane that takes no part is undefined: NaN
+        if (x.src < 0)
+          memcpy(x.res, &ballot, 4);
+        else if (got >> x.src & 1)
+          memcpy(x.res, f[x.src].val, 16);
+        else
+          memset(x.res, 0xFF, 16);  // reading a lane that takes no part is undefined: NaN
       }
       for (unsigned m = got; m; m &= m - 1) f[__builtin_ctz(m)].state = READY;
     }
@@ -260,21 +286,26 @@ inline bool release_warps(Worker& w) {  // complete every warp collective whose 
 inline bool release_barrier(Worker& w) {
   const Fiber* a = nullptr;
   unsigned count = 0;
-  for (auto& f : w.f) if (f.state == AT_BARRIER && !a) a = &f;
+  for (auto& f : w.f)
+    if (f.state == AT_BARRIER && !a) a = &f;
   for (auto& f : w.f) {
     if (f.state == DONE && global().allow_exited) continue;
     if (!a || f.state != AT_BARRIER || f.site.line != a->site.line || strcmp(f.site.file, a->site.file)) return false;
     count += f.pred;
   }
-  if (a) for (auto& f : w.f) if (f.state == AT_BARRIER) f.state = READY, memcpy(f.res, &count, 4);
+  if (a)
+    for (auto& f : w.f)
+      if (f.state == AT_BARRIER) f.state = READY, memcpy(f.res, &count, 4);
   return a;
 }
 inline void report_stuck(Worker& w) {
   const Fiber *a = nullptr, *b = nullptr;
-  for (auto& f : w.f) if (!a && f.state != DONE) a = &f;
+  for (auto& f : w.f)
+    if (!a && f.state != DONE) a = &f;
   for (auto& f : w.f)
     if (!b && &f != a && (a->state == AT_BARRIER || (f.flat / 32 == a->flat / 32 && a->mask >> (f.flat & 31) & 1)) &&
-        (f.state != a->state || f.site.line != a->site.line || f.site.op != a->site.op || f.mask != a->mask)) b = &f;
+        (f.state != a->state || f.site.line != a->site.line || f.site.op != a->site.op || f.mask != a->mask))
+      b = &f;
   char other[256] = "no other thread explains it";
   if (b) snprintf(other, sizeof other, "thread (%u,%u,%u) %s", b->tid.x, b->tid.y, b->tid.z, doing(*b).c_str());
   set_error(cudaErrorLaunchFailure, "%s: divergent barrier: it %s but %s", where(*a).c_str(), doing(*a).c_str(), other);
@@ -303,8 +334,12 @@ inline void run_block(Worker& w, const Launch& L, unsigned long long id) {
         if (!hold && w.f[i].state <= READY) w.run.push_back(i);
       }
     if (seed == 1) std::reverse(w.run.begin(), w.run.end());
-    if (seed > 1) for (size_t i = w.run.size(); i > 1; --i) std::swap(w.run[i - 1], w.run[random64(w.rng) % i]);
-    if (w.run.empty() && !release_barrier(w)) { report_stuck(w); break; }
+    if (seed > 1)
+      for (size_t i = w.run.size(); i > 1; --i) std::swap(w.run[i - 1], w.run[random64(w.rng) % i]);
+    if (w.run.empty() && !release_barrier(w)) {
+      report_stuck(w);
+      break;
+    }
     for (unsigned i : w.run) {
       resume(w, w.f[i]);
       if (w.failed) break;
@@ -313,14 +348,20 @@ inline void run_block(Worker& w, const Launch& L, unsigned long long id) {
     if (!w.failed) release_warps(w);
   }
   for (auto& f : w.f)  // threads given up after an error
-    if (f.stack) { GK_ASAN(__asan_unpoison_memory_region(f.stack, GK_EMU_STACK)); w.stacks.push_back(f.stack); }
+    if (f.stack) {
+      GK_ASAN(__asan_unpoison_memory_region(f.stack, GK_EMU_STACK));
+      w.stacks.push_back(f.stack);
+    }
   shared_free(w);
   cur = nullptr;
 }
 inline void run_worker(Launch& L) {
   Global& g = global();
   std::unique_ptr<Worker> w;
-  { std::lock_guard<std::mutex> lock(g.mu); if (!g.idle.empty()) w = std::move(g.idle.back()), g.idle.pop_back(); }
+  {
+    std::lock_guard<std::mutex> lock(g.mu);
+    if (!g.idle.empty()) w = std::move(g.idle.back()), g.idle.pop_back();
+  }
   if (!w) w.reset(new Worker);
   cur = nullptr;  // also makes this OS thread's TLS exist
   w->tls = reinterpret_cast<char*>(&cur), w->tls_size = sizeof cur;
@@ -341,7 +382,10 @@ GK_ASAN(inline void on_asan_report(const char*) {
 })
 template <class... P, class... A>
 void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_t shared, cudaStream_t, A&&... a) {
-  struct Packed { void (*kernel)(P...); std::tuple<std::decay_t<P>...> args; } packed{kernel, {static_cast<P>(a)...}};
+  struct Packed {
+    void (*kernel)(P...);
+    std::tuple<std::decay_t<P>...> args;
+  } packed{kernel, {static_cast<P>(a)...}};
   const size_t threads = 1ull * block.x * block.y * block.z;
   Global& g = global();
   if (g.error != cudaSuccess) return;  // as on a GPU, an error sticks until it is read
@@ -349,11 +393,16 @@ void launch(const char* name, void (*kernel)(P...), dim3 grid, dim3 block, size_
   const size_t limit = attr == g.max_dynamic.end() ? 48 << 10 : attr->second;
   if (!threads || threads > 1024 || block.z > 64 || !grid.x || !grid.y || !grid.z || grid.x > 0x7fffffffu ||
       grid.y > 65535 || grid.z > 65535 || shared > limit)
-    return set_error(cudaErrorInvalidConfiguration, "kernel %s: bad launch: grid (%u,%u,%u) block (%u,%u,%u) shared %zu "
-                     "of at most %zu", name, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, limit);
+    return set_error(cudaErrorInvalidConfiguration,
+                     "kernel %s: bad launch: grid (%u,%u,%u) block (%u,%u,%u) shared %zu "
+                     "of at most %zu",
+                     name, grid.x, grid.y, grid.z, block.x, block.y, block.z, shared, limit);
   Launch L;
   L.grid = grid, L.block = block, L.shared = shared, L.name = name, L.args = &packed;
-  L.call = [](void* p) { auto& k = *static_cast<Packed*>(p); std::apply(k.kernel, k.args); };
+  L.call = [](void* p) {
+    auto& k = *static_cast<Packed*>(p);
+    std::apply(k.kernel, k.args);
+  };
   GK_ASAN(__asan_set_error_report_callback(on_asan_report));
   std::vector<std::thread> pool;
   for (int i = 1; i < g.threads; ++i) pool.emplace_back([&L] { run_worker(L); });
@@ -378,7 +427,8 @@ inline Fiber& collective(Site site, unsigned mask, unsigned pred, int src) {
   to_scheduler(f);
   return f;
 }
-template <class T> T shuffle(Site site, unsigned mask, T v, int src) {
+template <class T>
+T shuffle(Site site, unsigned mask, T v, int src) {
   static_assert(std::is_trivially_copyable<T>::value && sizeof(T) <= 16, "type cannot be shuffled");
   memcpy(cur->val, &v, sizeof v);
   memcpy(&v, collective(site, mask, 0, src).res, sizeof v);
@@ -390,10 +440,12 @@ inline unsigned ballot(Site site, unsigned mask, bool p) {
   return r;
 }
 inline int lane() { return int(cur->flat & 31); }
-template <class T, class F> T atomic(T* p, F f) {
+template <class T, class F>
+T atomic(T* p, F f) {
   T old, now;
   __atomic_load(p, &old, __ATOMIC_SEQ_CST);
-  do now = f(old); while (!__atomic_compare_exchange(p, &old, &now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
+  do now = f(old);
+  while (!__atomic_compare_exchange(p, &old, &now, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST));
   return old;
 }
 
@@ -411,16 +463,20 @@ inline void async_copy(void* to, const void* from, int bytes, int valid) {
     fail_thread("cp.async: misaligned address, or more valid bytes than are copied");
   const Copy c{to, from, bytes, valid, f.groups};
   const auto seed = global().seed;
-  if (seed == 1 || (seed > 1 && random64(f.w->rng) % 2)) copy_now(c);
-  else f.copies.push_back(c);
+  if (seed == 1 || (seed > 1 && random64(f.w->rng) % 2))
+    copy_now(c);
+  else
+    f.copies.push_back(c);
 }
 inline void async_commit() { ++cur->groups; }
 inline void async_wait(unsigned pending) {
   Fiber& f = *cur;
   size_t kept = 0;
   for (const Copy& c : f.copies)
-    if (c.group + pending < f.groups) copy_now(c);
-    else f.copies[kept++] = c;
+    if (c.group + pending < f.groups)
+      copy_now(c);
+    else
+      f.copies[kept++] = c;
   f.copies.resize(kept);
 }
 
@@ -431,26 +487,41 @@ inline cudaError_t last_error(bool clear) {
   return e;
 }
 inline const char* error_string(cudaError_t e) { return e == cudaSuccess ? "no error" : global().message.c_str(); }
-template <class F> cudaError_t func_attribute(F* kernel, cudaFuncAttribute a, int v) {
+template <class F>
+cudaError_t func_attribute(F* kernel, cudaFuncAttribute a, int v) {
   if (a == cudaFuncAttributeMaxDynamicSharedMemorySize) {
     if (v > 227 << 10) return cudaErrorInvalidValue;
     global().max_dynamic[reinterpret_cast<const void*>(kernel)] = size_t(v);
   }
   return cudaSuccess;
 }
-inline cudaError_t set_bytes(void* p, int v, size_t n, cudaStream_t = nullptr) { memset(p, v, n); return cudaSuccess; }
-inline cudaError_t copy_bytes(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) { memmove(d, s, n); return cudaSuccess; }
-template <class T> cudaError_t allocate(T** p, size_t n) { *p = static_cast<T*>(malloc(n)); memset(*p, 0xFF, n); return cudaSuccess; }
+inline cudaError_t set_bytes(void* p, int v, size_t n, cudaStream_t = nullptr) {
+  memset(p, v, n);
+  return cudaSuccess;
+}
+inline cudaError_t copy_bytes(void* d, const void* s, size_t n, cudaMemcpyKind, cudaStream_t = nullptr) {
+  memmove(d, s, n);
+  return cudaSuccess;
+}
+template <class T>
+cudaError_t allocate(T** p, size_t n) {
+  *p = static_cast<T*>(malloc(n));
+  memset(*p, 0xFF, n);
+  return cudaSuccess;
+}
 }  // namespace gk_emu
 #pragma GCC visibility pop
 
 // Called from the test: OS threads; order (0 forward, 1 reversed, others a random seed); 1 to let exited
 // threads count as arrived at barriers (the hardware does; by default it is an error).
-extern "C" inline __attribute__((used, visibility("default"))) void gk_emu_config(int threads, unsigned long long seed, int allow_exited) {
+extern "C" inline __attribute__((used, visibility("default"))) void gk_emu_config(int threads, unsigned long long seed,
+                                                                                  int allow_exited) {
   auto& g = gk_emu::global();
   g.threads = threads, g.seed = seed, g.allow_exited = allow_exited;
 }
-extern "C" inline __attribute__((used, visibility("default"))) const char* gk_emu_message() { return gk_emu::global().message.c_str(); }
+extern "C" inline __attribute__((used, visibility("default"))) const char* gk_emu_message() {
+  return gk_emu::global().message.c_str();
+}
 
 #undef __launch_bounds__
 #define __launch_bounds__(...)
@@ -459,10 +530,11 @@ extern "C" inline __attribute__((used, visibility("default"))) const char* gk_em
 #define GK_LAUNCH(kernel, grid, block, shared_bytes, stream, ...) \
   gk_emu::launch(#kernel, kernel, grid, block, shared_bytes, stream, ##__VA_ARGS__)
 #define GK_DYNAMIC_SHARED(type, name) type* name = reinterpret_cast<type*>(gk_emu::cur->w->shared[0].p)
-#define GK_SHARED(type, name, ...)          \
-  typedef type name##_gk_type __VA_ARGS__;  \
-  static char name##_gk_key;                \
-  auto& name = *reinterpret_cast<name##_gk_type*>(gk_emu::shared_alloc(*gk_emu::cur->w, &name##_gk_key, sizeof(name##_gk_type)))
+#define GK_SHARED(type, name, ...)                 \
+  typedef type name##_gk_type __VA_ARGS__;         \
+  static char name##_gk_key;                       \
+  auto& name = *reinterpret_cast<name##_gk_type*>( \
+      gk_emu::shared_alloc(*gk_emu::cur->w, &name##_gk_key, sizeof(name##_gk_type)))
 #define threadIdx (gk_emu::cur->tid)
 #define blockIdx (gk_emu::cur->w->bid)
 #define blockDim (gk_emu::cur->w->L->block)
@@ -478,8 +550,9 @@ extern "C" inline __attribute__((used, visibility("default"))) const char* gk_em
 #define cudaMemcpy(...) gk_emu::copy_bytes(__VA_ARGS__)
 #define cudaMalloc(...) gk_emu::allocate(__VA_ARGS__)
 #define cudaFree(p) (free(p), cudaSuccess)
-#define GK_SITE(op) gk_emu::Site{op, file, line}
-#define GK_AT int line = __builtin_LINE(), const char* file = __builtin_FILE()
+#define GK_SITE(op) \
+  gk_emu::Site { op, file, line }
+#define GK_AT int line = __builtin_LINE(), const char *file = __builtin_FILE()
 static constexpr int warpSize = 32;
 
 inline void __syncthreads(GK_AT) { gk_emu::barrier(GK_SITE("__syncthreads"), 0); }
@@ -490,42 +563,91 @@ inline void __syncwarp(unsigned mask = ~0u, GK_AT) { gk_emu::collective(GK_SITE(
 inline unsigned __ballot_sync(unsigned mask, int p, GK_AT) { return gk_emu::ballot(GK_SITE("__ballot_sync"), mask, p); }
 inline int __any_sync(unsigned mask, int p, GK_AT) { return gk_emu::ballot(GK_SITE("__any_sync"), mask, p) != 0; }
 inline int __all_sync(unsigned mask, int p, GK_AT) { return gk_emu::ballot(GK_SITE("__all_sync"), mask, !p) == 0; }
-inline unsigned __activemask(GK_AT) { return gk_emu::ballot(GK_SITE("__activemask"), 0, true); }  // the lanes that come here together
-template <class T> T __shfl_sync(unsigned mask, T v, int src, int width = 32, GK_AT) {
+inline unsigned __activemask(GK_AT) {
+  return gk_emu::ballot(GK_SITE("__activemask"), 0, true);
+}  // the lanes that come here together
+template <class T>
+T __shfl_sync(unsigned mask, T v, int src, int width = 32, GK_AT) {
   return gk_emu::shuffle(GK_SITE("__shfl_sync"), mask, v, (gk_emu::lane() & ~(width - 1)) | (src & (width - 1)));
 }
-template <class T> T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, GK_AT) {
+template <class T>
+T __shfl_up_sync(unsigned mask, T v, unsigned d, int width = 32, GK_AT) {
   int l = gk_emu::lane(), s = l - int(d & 31);
   return gk_emu::shuffle(GK_SITE("__shfl_up_sync"), mask, v, s < (l & ~(width - 1)) ? l : s);
 }
-template <class T> T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, GK_AT) {
+template <class T>
+T __shfl_down_sync(unsigned mask, T v, unsigned d, int width = 32, GK_AT) {
   int l = gk_emu::lane(), s = l + int(d & 31);
   return gk_emu::shuffle(GK_SITE("__shfl_down_sync"), mask, v, s > (l | (width - 1)) ? l : s);
 }
-template <class T> T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, GK_AT) {
+template <class T>
+T __shfl_xor_sync(unsigned mask, T v, int x, int width = 32, GK_AT) {
   int l = gk_emu::lane(), s = l ^ (x & 31);
   return gk_emu::shuffle(GK_SITE("__shfl_xor_sync"), mask, v, s > (l | (width - 1)) ? l : s);
 }
 inline void __threadfence() { std::atomic_thread_fence(std::memory_order_seq_cst); }
 inline void __threadfence_block() { __threadfence(); }
 inline void __nanosleep(unsigned) { gk_emu::to_scheduler(*gk_emu::cur); }
-template <class T> T atomicAdd(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return T(o + v); }); }
-template <class T> T atomicSub(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return T(o - v); }); }
-template <class T> T atomicMax(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return o < v ? v : o; }); }
-template <class T> T atomicMin(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return v < o ? v : o; }); }
-template <class T> T atomicOr(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return T(o | v); }); }
-template <class T> T atomicAnd(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return T(o & v); }); }
-template <class T> T atomicExch(T* p, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T) { return v; }); }
-template <class T> T atomicCAS(T* p, std::common_type_t<T> c, std::common_type_t<T> v) { return gk_emu::atomic(p, [=](T o) { return o == c ? v : o; }); }
-inline unsigned atomicInc(unsigned* p, unsigned top) { return gk_emu::atomic(p, [=](unsigned o) { return o >= top ? 0 : o + 1; }); }
+template <class T>
+T atomicAdd(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return T(o + v); });
+}
+template <class T>
+T atomicSub(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return T(o - v); });
+}
+template <class T>
+T atomicMax(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return o < v ? v : o; });
+}
+template <class T>
+T atomicMin(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return v < o ? v : o; });
+}
+template <class T>
+T atomicOr(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return T(o | v); });
+}
+template <class T>
+T atomicAnd(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return T(o & v); });
+}
+template <class T>
+T atomicExch(T* p, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T) { return v; });
+}
+template <class T>
+T atomicCAS(T* p, std::common_type_t<T> c, std::common_type_t<T> v) {
+  return gk_emu::atomic(p, [=](T o) { return o == c ? v : o; });
+}
+inline unsigned atomicInc(unsigned* p, unsigned top) {
+  return gk_emu::atomic(p, [=](unsigned o) { return o >= top ? 0 : o + 1; });
+}
 
-template <class T> T __ldg(const T* p) { return *p; }
-template <class T> T __ldcs(const T* p) { return *p; }
-template <class T> void __stcs(T* p, T v) { *p = v; }
-template <class A, class B, class C = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value, std::common_type_t<A, B>>>
-constexpr C min(A a, B b) { return C(a) != C(a) ? C(b) : C(b) < C(a) ? C(b) : C(a); }  // as fmin: the one that is no NaN
-template <class A, class B, class C = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value, std::common_type_t<A, B>>>
-constexpr C max(A a, B b) { return C(a) != C(a) ? C(b) : C(a) < C(b) ? C(b) : C(a); }
+template <class T>
+T __ldg(const T* p) {
+  return *p;
+}
+template <class T>
+T __ldcs(const T* p) {
+  return *p;
+}
+template <class T>
+void __stcs(T* p, T v) {
+  *p = v;
+}
+template <
+    class A, class B,
+    class C = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value, std::common_type_t<A, B>>>
+constexpr C min(A a, B b) {
+  return C(a) != C(a) ? C(b) : C(b) < C(a) ? C(b) : C(a);
+}  // as fmin: the one that is no NaN
+template <
+    class A, class B,
+    class C = std::enable_if_t<std::is_arithmetic<A>::value && std::is_arithmetic<B>::value, std::common_type_t<A, B>>>
+constexpr C max(A a, B b) {
+  return C(a) != C(a) ? C(b) : C(a) < C(b) ? C(b) : C(a);
+}
 inline float rsqrtf(float x) { return float(1.0 / std::sqrt(double(x))); }
 inline double rsqrt(double x) { return 1.0 / std::sqrt(x); }
 inline float __frsqrt_rn(float x) { return rsqrtf(x); }
@@ -540,14 +662,29 @@ inline float __fmaf_rn(float a, float b, float c) { return std::fma(a, b, c); }
 inline float __saturatef(float x) { return x > 0 ? x < 1 ? x : 1.f : 0.f; }
 inline int __float2int_rn(float x) { return int(std::nearbyint(x)); }
 inline int __float2int_rd(float x) { return int(std::floor(x)); }
-inline int __float_as_int(float x) { int i; memcpy(&i, &x, 4); return i; }
-inline float __int_as_float(int i) { float x; memcpy(&x, &i, 4); return x; }
+inline int __float_as_int(float x) {
+  int i;
+  memcpy(&i, &x, 4);
+  return i;
+}
+inline float __int_as_float(int i) {
+  float x;
+  memcpy(&x, &i, 4);
+  return x;
+}
 inline unsigned __float_as_uint(float x) { return unsigned(__float_as_int(x)); }
 inline float __uint_as_float(unsigned i) { return __int_as_float(int(i)); }
-inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned s) { return unsigned(((uint64_t(hi) << 32 | lo) >> (s & 31)) & ~0u); }
+inline unsigned __funnelshift_r(unsigned lo, unsigned hi, unsigned s) {
+  return unsigned(((uint64_t(hi) << 32 | lo) >> (s & 31)) & ~0u);
+}
 inline int __popc(unsigned x) { return __builtin_popcount(x); }
 inline int __clz(int x) { return x ? __builtin_clz(unsigned(x)) : 32; }
 inline int __ffs(int x) { return __builtin_ffs(x); }
 inline __half __hfma(__half a, __half b, __half c) { return __float2half(std::fma(float(a), float(b), float(c))); }
-inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) { return __float2bfloat16(std::fma(float(a), float(b), float(c))); }
-inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) { return __halves2half2(__hfma(__low2half(a), __low2half(b), __low2half(c)), __hfma(__high2half(a), __high2half(b), __high2half(c))); }
+inline __nv_bfloat16 __hfma(__nv_bfloat16 a, __nv_bfloat16 b, __nv_bfloat16 c) {
+  return __float2bfloat16(std::fma(float(a), float(b), float(c)));
+}
+inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) {
+  return __halves2half2(__hfma(__low2half(a), __low2half(b), __low2half(c)),
+                        __hfma(__high2half(a), __high2half(b), __high2half(c)));
+}
