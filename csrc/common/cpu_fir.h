@@ -110,8 +110,12 @@ GK_INLINE void with_sum(const Streams<Src>& s, int64_t at, const Body& body) {
   }
 }
 
-// out[0 .. n) of type Dst. FAR: out is memory that was not touched lately, which is fetched `store_ahead` bytes ahead.
-template <class Src, class Dst, bool FAR>
+// Whether a row has a vector's length to spare at its end, as scratch memory does: a source is then read and a
+// destination written (with zeros, if the source is an exact row) in whole vectors up to the end. Rows of a tensor are exact.
+enum class Row { exact, spare };
+
+// out[0 .. n) of type Dst. An exact destination is memory not touched lately, which is fetched `store_ahead` bytes ahead.
+template <class Src, Row SOURCE, class Dst, Row TARGET>
 void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Elem* out,
                  int64_t store_ahead = kFetchAhead) {
   constexpr int L = Src::lanes;
@@ -120,21 +124,29 @@ void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Ele
     int64_t i = 0;
     for (; i + 4 * L <= n; i += 4 * L) {
       sum.template fetch<4>(i);
-      if (FAR) fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, store_ahead);
+      if (TARGET == Row::exact) fetch_ahead<4 * L * sizeof(typename Dst::Elem), 1>(out + i, store_ahead);
       sum.template sum<4>(i, v);
 #pragma GCC unroll 4
       for (int j = 0; j < 4; ++j) Dst::store(out + i + j * L, v[j]);
     }
     for (; i + L <= n; i += L) {
-      if (FAR) fetch_ahead<1, 1>(out + i, store_ahead);
+      if (TARGET == Row::exact) fetch_ahead<1, 1>(out + i, store_ahead);
       sum.template sum<1>(i, v);
       Dst::store(out + i, v[0]);
     }
-    if (i < n) Dst::store(out + i, sum.part(i, n - i), n - i);
+    if (i == n) return;
+    if (SOURCE == Row::spare)
+      sum.template sum<1>(i, v);
+    else
+      v[0] = sum.part(i, n - i);
+    if (TARGET == Row::spare)
+      Dst::store(out + i, v[0]);
+    else
+      Dst::store(out + i, v[0], n - i);
   });
 }
 
-// The same, dealt out to two rows in turn: first[i] = out[2 * i], second[i] = out[2 * i + 1].
+// The same from an exact row into two spare ones in turn: first[i] = out[2 * i], second[i] = out[2 * i + 1].
 template <class Src>
 void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Src::Acc* first,
                        typename Src::Acc* second) {
@@ -163,22 +175,13 @@ void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Sr
         sum.template sum<1>(i + L, v + 1);
       else if (rest > L)
         v[1] = sum.part(i + L, rest - L);
-      const auto even = even_lanes(v[0], v[1]), odd = odd_lanes(v[0], v[1]);
-      const int64_t evens = (rest + 1) / 2, odds = rest / 2;
-      if (evens >= L)
-        Dst::store(first + i / 2, even);
-      else
-        Dst::store(first + i / 2, even, evens);
-      if (odds >= L)
-        Dst::store(second + i / 2, odd);
-      else
-        Dst::store(second + i / 2, odd, odds);
+      Dst::store(first + i / 2, even_lanes(v[0], v[1]));
+      Dst::store(second + i / 2, odd_lanes(v[0], v[1]));
     }
   });
 }
 
-// Two sums in turn: out[2 * i] = sum of `even` at i, out[2 * i + 1] = sum of `odd` at i. Whole vectors of the streams
-// are read, also for the last outputs.
+// Two sums of spare rows in turn, into an exact one: out[2 * i] = sum of `evens` at i, out[2 * i + 1] = sum of `odds` at i.
 template <class Dst>
 void sum_streams_interleaved(const Streams<typename ScratchOf<typename Dst::Acc>::type>& evens,
                              const Streams<typename ScratchOf<typename Dst::Acc>::type>& odds, int64_t n,

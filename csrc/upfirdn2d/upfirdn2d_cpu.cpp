@@ -188,7 +188,7 @@ class Worker {
     arena.take(input_rows, plan.column_rows);
     arena.take(streams, plan.row_taps * plan.column_rows);
     arena.take(stream_taps, plan.row_taps * plan.column_rows);
-    arena.take(whole, !geo.interleaved && geo.step > 2 ? tile_pixels : 0);
+    arena.take(whole, !geo.interleaved && geo.step > 2 ? tile_pixels + kSlack : 0);
     arena.take(split,
                mix_pixels() || geo.phases > 2 ? geo.phases * (split_pitch + tile_groups * geo.channels) + kSlack : 0);
   }
@@ -222,7 +222,7 @@ class Worker {
   }
 
  private:
-  static constexpr int64_t kSlack = 8 * S::lanes;  // vectors may read past the end of a scratch row
+  static constexpr int64_t kSlack = 8 * S::lanes;  // scratch rows are read and written past their ends
   static int64_t align(int64_t n) { return (n + 15) / 16 * 16; }
 
   // Whether pixels have too few channels to make each phase's pixels one by one.
@@ -302,19 +302,20 @@ class Worker {
     const int64_t at = from - low, n = to - from;
     if (geo.interleaved) {
       if (p.x.stride[3] == channels) {
-        sum_streams<S, Scratch, false>(rows, from * channels, n * channels, out + at * channels);
+        sum_streams<S, Row::exact, Scratch, Row::spare>(rows, from * channels, n * channels, out + at * channels);
       } else {
         for (int64_t i = 0; i < n; ++i)
-          sum_streams<S, Scratch, false>(rows, (from + i) * p.x.stride[3], channels, out + (at + i) * channels);
+          sum_streams<S, Row::exact, Scratch, Row::spare>(rows, (from + i) * p.x.stride[3], channels,
+                                                          out + (at + i) * channels);
       }
     } else if (geo.step == 1) {
-      sum_streams<S, Scratch, false>(rows, from, n, out + at);
+      sum_streams<S, Row::exact, Scratch, Row::spare>(rows, from, n, out + at);
     } else if (geo.step == 2) {
       Acc* first = out + at % 2 * subrow + at / 2;
       Acc* second = out + (at + 1) % 2 * subrow + (at + 1) / 2;
       sum_streams_dealt<S>(rows, from, n, first, second);
     } else {
-      sum_streams<S, Scratch, false>(rows, from, n, whole);
+      sum_streams<S, Row::exact, Scratch, Row::spare>(rows, from, n, whole);
       for (int64_t i = 0; i < min64(geo.step, n); ++i) {
         Acc* sub = out + (at + i) % geo.step * subrow + (at + i) / geo.step;
         for (int64_t j = i; j < n; j += geo.step) *sub++ = whole[j];
@@ -343,7 +344,7 @@ class Worker {
   void row_sum(int64_t rows, int64_t outputs, Elem* y) {
     if (geo.interleaved) {
       if (geo.phases == 1 && geo.step == 1 && p.y.stride[3] == channels) {
-        sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs * channels, y, store_ahead);
+        sum_streams<Scratch, Row::spare, S, Row::exact>(phase(0, rows), 0, outputs * channels, y, store_ahead);
         return;
       }
       if (mix_pixels())
@@ -351,10 +352,10 @@ class Worker {
       for (int64_t r = 0; r < geo.phases; ++r) {
         const Streams<Scratch> terms = phase(r, rows);
         for (int64_t i = r, at = 0; i < outputs; i += geo.phases, at += geo.step * channels)
-          sum_streams<Scratch, S, true>(terms, at, channels, y + i * p.y.stride[3], store_ahead);
+          sum_streams<Scratch, Row::spare, S, Row::exact>(terms, at, channels, y + i * p.y.stride[3], store_ahead);
       }
     } else if (geo.phases == 1) {
-      sum_streams<Scratch, S, true>(phase(0, rows), 0, outputs, y, store_ahead);
+      sum_streams<Scratch, Row::spare, S, Row::exact>(phase(0, rows), 0, outputs, y, store_ahead);
     } else if (geo.phases == 2) {
       sum_streams_interleaved<S>(phase(0, rows), phase(1, rows), outputs, y, store_ahead);
     } else {
@@ -368,7 +369,8 @@ class Worker {
   void interleave_phases(int64_t rows, int64_t outputs, Elem* y) {
     const int64_t groups = ceil_div(outputs, geo.phases), numbers = outputs * channels;
     for (int64_t r = 0; r < geo.phases; ++r)
-      sum_streams<Scratch, Scratch, false>(phase(r, rows), 0, groups * channels, split + r * split_pitch);
+      sum_streams<Scratch, Row::spare, Scratch, Row::spare>(phase(r, rows), 0, groups * channels,
+                                                            split + r * split_pitch);
     Acc* const mixed = split + geo.phases * split_pitch;
     Acc* to = mixed;
     for (int64_t q = 0; q < groups; ++q)

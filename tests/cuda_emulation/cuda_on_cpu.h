@@ -1,6 +1,6 @@
 // Runs CUDA C++ kernels on the CPU, for tests on machines without a GPU. Every CUDA thread is a fiber;
 // blocks run one after another (or over a few OS threads). harness.py compiles the project's kernels with it:
-//   g++ -std=c++17 -x c++ -DGK_CUDA_ON_CPU -include cuda_on_cpu.h -I<cuda include> -I csrc -fPIC -fno-gnu-unique -c kernel.cu
+//   g++ -std=c++17 -x c++ -DGK_CUDA_ON_CPU -include cuda_on_cpu.h -I<cuda include> -Icsrc -fPIC -fno-gnu-unique -c k.cu
 // Needs only the CUDA headers (types, half, bfloat16). See README.md for what is and is not emulated.
 #pragma once
 #ifndef GK_CUDA_ON_CPU
@@ -450,8 +450,8 @@ T atomic(T* p, F f) {
 }
 
 // ---- cp.async (csrc/common/cuda_async.cuh) ---------------------------------------------------------------
-// The hardware may copy at any time between issue and wait. Order 0 copies at the wait (reading too early shows), order 1 at
-// once (overwriting what others still read shows), the others now and then.
+// The hardware may copy at any time between issue and wait. Order 0 copies at the wait (reading too early shows),
+// order 1 at once (overwriting what others still read shows), the others now and then.
 inline void copy_now(const Copy& c) {
   if (c.valid) memcpy(c.to, c.from, size_t(c.valid));
   memset(static_cast<char*>(c.to) + c.valid, 0, size_t(c.bytes - c.valid));
