@@ -110,11 +110,11 @@ GK_INLINE void with_sum(const Streams<Src>& s, int64_t at, const Body& body) {
   }
 }
 
-// Whether a row has a vector's length to spare at its end, as scratch memory does: a source is then read and a
-// destination written (with zeros, if the source is an exact row) in whole vectors up to the end. Rows of a tensor are exact.
+// Whether a row has a vector's length to spare at its end, as scratch memory does: a source is then read and a target
+// written (with zeros, if the source is an exact row) in whole vectors up to the end. Rows of a tensor are exact.
 enum class Row { exact, spare };
 
-// out[0 .. n) of type Dst. An exact destination is memory not touched lately, which is fetched `store_ahead` bytes ahead.
+// out[0 .. n) of type Dst. An exact target is memory not touched lately, which is fetched `store_ahead` bytes ahead.
 template <class Src, Row SOURCE, class Dst, Row TARGET>
 void sum_streams(const Streams<Src>& s, int64_t at, int64_t n, typename Dst::Elem* out,
                  int64_t store_ahead = kFetchAhead) {
@@ -181,7 +181,8 @@ void sum_streams_dealt(const Streams<Src>& s, int64_t at, int64_t n, typename Sr
   });
 }
 
-// Two sums of spare rows in turn, into an exact one: out[2 * i] = sum of `evens` at i, out[2 * i + 1] = sum of `odds` at i.
+// Two sums of spare rows in turn, into an exact one: out[2 * i] = sum of `evens` at i, out[2 * i + 1] = sum of `odds`
+// at i.
 template <class Dst>
 void sum_streams_interleaved(const Streams<typename ScratchOf<typename Dst::Acc>::type>& evens,
                              const Streams<typename ScratchOf<typename Dst::Acc>::type>& odds, int64_t n,
