@@ -1,0 +1,66 @@
+"""``gankern info`` and ``gankern check``: what they print, and that a wrong kernel is found."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import gankern
+from gankern import _dispatch
+from gankern.cli import main
+
+
+def test_info_says_what_is_built_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info"]) == 0
+    text = capsys.readouterr().out
+    assert f"gankern   {gankern.__version__}" in text and torch.__version__ in text
+    assert "native kernels:" in text
+    if not gankern.NATIVE.cuda:
+        assert str(gankern.NATIVE.reason("cuda")) in text
+
+
+def test_info_as_json(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["info", "--json"]) == 0
+    facts = json.loads(capsys.readouterr().out)
+    assert set(facts["ops"]) == set(_dispatch.OPS)
+
+
+def test_check_passes_here(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--op", "upfirdn2d"]) == 0
+    text = capsys.readouterr().out
+    assert "0 failed" in text and "reference" in text and "FAILED" not in text
+
+
+def test_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    table = _dispatch.OPS["upfirdn2d"].table
+    right = table.row("reference").run
+
+    def wrong(*args: object) -> torch.Tensor:
+        y = right(*args)
+        y[:1, :1, :1, :1] += 1e-3
+        return y
+
+    monkeypatch.setattr(table, "rows", [_dispatch.Row("reference", lambda *_: None, wrong)])
+    assert main(["check", "--op", "upfirdn2d"]) == 1
+    assert "FAILED" in capsys.readouterr().out
+
+
+def test_check_refuses_an_unknown_op(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--op", "upfirdn3d"]) == 2
+    assert "unknown op upfirdn3d; known: bias_act, upfirdn2d" in capsys.readouterr().err
+
+
+def test_module_runs_and_a_wrong_command_is_refused() -> None:
+    run = subprocess.run([sys.executable, "-m", "gankern", "inform"], capture_output=True, text=True)
+    assert run.returncode == 2 and "invalid choice: 'inform'" in run.stderr
+
+
+def test_an_older_library_is_named() -> None:
+    if not gankern.NATIVE.cpu:
+        pytest.skip("no native CPU kernels")
+    reason = gankern.NATIVE.reason("cpu", "an_op_of_tomorrow")
+    assert reason is not None and "older than this checkout" in reason and "pip install -e ." in reason
