@@ -496,7 +496,7 @@ def check_call(call: dict[str, Any]) -> None:
     assert_gradients_close(tensors, got[1:], truth[1:], eager[1:], rest["dim"], dy, gain)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=150, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(calls())
 def test_random_arguments(call: dict[str, Any]) -> None:
     check_call(call)
