@@ -39,6 +39,11 @@ class NativeStatus:
         return None
 
 
+def native_can_run(backend: str, kernel: str, x: torch.Tensor) -> str | None:
+    """A dispatch row's answer for a native kernel: None if it can take ``x``, else the reason."""
+    return NATIVE.reason(backend, kernel) if x.device.type == backend else f"x is on {x.device}"
+
+
 def _describe(error: BaseException) -> str:
     """First line of an error."""
     return f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern._dispatch import Row, Table
-from gankern._library import NATIVE
+from gankern._library import native_can_run
 from gankern.ops.bias_act import configs
 from gankern.ops.bias_act.activations import activation_funcs
 from gankern.ops.bias_act.arguments import representable
@@ -147,16 +147,6 @@ def _first_tensor(*args: Any) -> Tensor:
     return next(a for a in args if isinstance(a, Tensor))
 
 
-def _cuda_can_run(*args: Any) -> str | None:
-    t = _first_tensor(*args)
-    return NATIVE.reason("cuda", "bias_act") if t.is_cuda else f"x is on {t.device}"
-
-
-def _cpu_can_run(*args: Any) -> str | None:
-    t = _first_tensor(*args)
-    return NATIVE.reason("cpu", "bias_act") if t.device.type == "cpu" else f"x is on {t.device}"
-
-
 def _triton_can_run(*args: Any) -> str | None:
     from gankern.ops.bias_act import triton_kernels
 
@@ -167,8 +157,8 @@ def _table(name: str, make: Any, reference: Any) -> Table:
     return Table(
         name,
         [
-            Row("cuda", _cuda_can_run, make("cuda")),
-            Row("cpu", _cpu_can_run, make("cpu")),
+            Row("cuda", lambda *args: native_can_run("cuda", "bias_act", _first_tensor(*args)), make("cuda")),
+            Row("cpu", lambda *args: native_can_run("cpu", "bias_act", _first_tensor(*args)), make("cpu")),
             Row("triton", _triton_can_run, make("triton")),
             Row("reference", lambda *_: None, reference),
         ],

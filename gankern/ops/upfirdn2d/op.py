@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch, _layout
-from gankern._library import LIBRARY, NATIVE
+from gankern._library import LIBRARY, native_can_run
 from gankern.ops.upfirdn2d import arguments
 from gankern.ops.upfirdn2d.reference import upfirdn2d_composed, upfirdn2d_reference
 from gankern.ops.upfirdn2d.samples import SAMPLES
@@ -91,14 +91,6 @@ def _native(name: str) -> Any:
     return run
 
 
-def _cuda_can_run(x: Tensor, *_: Any) -> str | None:
-    return NATIVE.reason("cuda", "upfirdn2d") if x.is_cuda else f"x is on {x.device}"
-
-
-def _cpu_can_run(x: Tensor, *_: Any) -> str | None:
-    return NATIVE.reason("cpu", "upfirdn2d") if x.device.type == "cpu" else f"x is on {x.device}"
-
-
 def _triton_can_run(*args: Any) -> str | None:
     from gankern.ops.upfirdn2d import triton_kernels
 
@@ -125,8 +117,8 @@ def _reference(x: Tensor, f: Tensor | None, *rest: Any) -> Tensor:
 TABLE = _dispatch.Table(
     "upfirdn2d",
     [
-        _dispatch.Row("cuda", _cuda_can_run, _native("upfirdn2d_cuda")),
-        _dispatch.Row("cpu", _cpu_can_run, _native("upfirdn2d_cpu")),
+        _dispatch.Row("cuda", lambda x, *_: native_can_run("cuda", "upfirdn2d", x), _native("upfirdn2d_cuda")),
+        _dispatch.Row("cpu", lambda x, *_: native_can_run("cpu", "upfirdn2d", x), _native("upfirdn2d_cpu")),
         _dispatch.Row("triton", _triton_can_run, _triton),
         _dispatch.Row("reference", lambda *_: None, _reference),
     ],
