@@ -97,8 +97,6 @@ def emulated_cuda() -> Any:
 def test_forward_and_derivatives(spec: OpSpec, sample: Sample, dtype: torch.dtype, layout: str, backend: Backend) -> None:
     if spec.table.row(backend.name) is None:
         pytest.skip(f"{spec.name} has no {backend.name} implementation")
-    if dtype == torch.float64 and backend.name in ("triton", "cuda") and "no_float64_gpu" in sample.tags:
-        pytest.skip("refused by a dispatch row: float64 products on a GPU")
     outcomes = check_sample(spec, sample, backend.name, dtype, layout, backend.device)
     failed = [f"{o.what}: {o.comparison}" for o in outcomes if not o.comparison.ok]
     assert not failed, "\n".join(failed)

@@ -278,8 +278,6 @@ def run_samples(dtypes: tuple[torch.dtype, ...]) -> None:
     with harness.install_rows():
         for name, sample in emulated_samples():
             for dtype in dtypes:
-                if dtype == torch.float64 and "no_float64_gpu" in sample.tags:
-                    continue
                 for layout in sample.layouts:
                     outcomes = check_sample(OPS[name], sample, "cuda", dtype, layout, "cpu")
                     failed = [f"{o.what}: {o.comparison}" for o in outcomes if not o.comparison.ok]

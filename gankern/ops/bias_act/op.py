@@ -72,10 +72,9 @@ def bias_act(
 
     Source: the layer epilogue of StyleGAN (Karras et al. 2019, 2020); He et al. 2015 for the gains.
     """
-    prepared = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     if _dispatch.functorch_active():
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
-    x, b, *rest = prepared
+    x, b, *rest = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     return torch.ops.gankern.bias_act.default(x, without_leaf(b), *rest)
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from gankern import _dispatch, _layout
 from gankern._library import LIBRARY, native_can_run
 from gankern.ops.upfirdn2d import arguments
+from gankern.ops.upfirdn2d.filter_gradient import filter_gradient_reference
 from gankern.ops.upfirdn2d.reference import upfirdn2d_composed, upfirdn2d_reference
 from gankern.ops.upfirdn2d.samples import SAMPLES
 
@@ -147,15 +148,9 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
         padding = arguments.adjoint(ctx.x_shape, dy.shape, f, ctx.up, ctx.down, ctx.padding)
         dx = torch.ops.gankern.upfirdn2d.default(dy, f, ctx.down, ctx.up, padding, not ctx.flip_filter, ctx.gain)
     if dy is not None and ctx.needs_input_grad[1]:
-        df = filter_gradient(x, dy, f, ctx.up, ctx.down, ctx.padding, ctx.flip_filter) * ctx.gain
+        # Through the reference: filters are rarely trained.
+        df = filter_gradient_reference(x, dy, f, ctx.up, ctx.down, ctx.padding, ctx.flip_filter) * ctx.gain
     return dx, df, None, None, None, None, None
-
-
-def filter_gradient(x: Tensor, dy: Tensor, f: Tensor, up: Any, down: Any, padding: Any, flip_filter: bool) -> Tensor:
-    """Gradient of f for gain 1, through the reference (filters are rarely trained); differentiable in x, dy and f."""
-    from gankern.ops.upfirdn2d.filter_gradient import filter_gradient_reference
-
-    return filter_gradient_reference(x, dy, f, up, down, padding, flip_filter)
 
 
 torch.library.register_autograd("gankern::upfirdn2d", _backward, setup_context=_setup_context, lib=LIBRARY)
