@@ -80,14 +80,14 @@ def compiled(spec: OpSpec, sample: Sample) -> float:
 def big(spec: OpSpec, sample: Sample) -> float:
     """More than 2^31 elements: the last images of a huge batch, and the gradients there, against the same images alone."""
     few = sample.inputs(torch.bfloat16, device="cuda")
-    x = few.get("x")
+    x = few.get(spec.image)
     if not isinstance(x, Tensor) or x.dim() != 4 or x.numel() == 0:
         raise Skip("no images")
     own = x.shape[0]
     images = (2**31 // (x.numel() // own) + 1) // own * own + 2 * own
     many = {}
     for name, value in few.items():
-        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[0] == own and (own > 1 or name == "x"):
+        if isinstance(value, Tensor) and value.dim() == 4 and value.shape[0] == own and (own > 1 or name == spec.image):
             value = torch.cat([value.new_zeros(images - own, *value.shape[1:]), value.detach()])
             value.requires_grad_(name in sample.differentiable)
         many[name] = value

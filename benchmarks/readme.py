@@ -14,11 +14,12 @@ from typing import Any
 from gankern.bench import table
 from gankern.bench.common import percent, seconds, times
 from gankern.bench.results import load
+from gankern.bench.steps import STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: python -m benchmarks.readme -->", "<!-- end of results -->"
 DIRECTIONS = {"forward": "forward", "backward": "forward + backward", "double_backward": "gradient penalty (double backward)"}
-COLUMNS = ("what", "dtype, layout", "direction", "gankern", "over eager PyTorch", "over torch.compile", "of copy speed")
+COLUMNS = ("what", "direction", "gankern", "over eager PyTorch", "over torch.compile", "memory saved", "of copy speed")
 
 
 def section(files: list[Path]) -> str:
@@ -29,21 +30,24 @@ def section(files: list[Path]) -> str:
         parts += ["", f"{table.machine_line(data['machine'])}:", ""]
         parts += ["| " + " | ".join(COLUMNS) + " |", "|---" * len(COLUMNS) + "|"]
         rows = [row for row in data["rows"] if row["backend"] == "best" and row["status"] == "ok"]
-        parts += ["| " + " | ".join(_cells(row)) + " |" for row in rows]
+        shown = [row for row in rows if row["dtype"] == "float32" and row["layout"] == "nchw"]
+        parts += ["| " + " | ".join(_cells(row)) + " |" for row in shown]
+        wrong = [row for row in rows if row["note"].startswith("eager is wrong")]
+        parts += ["", *(f"- `{row['op']}`, {row['description']}, {row['dtype']}: {row['note']}" for row in wrong)]
         for image in sorted(path.parent.glob(f"{path.stem}*.png")):
             parts += ["", f"![{image.stem}]({image.relative_to(ROOT).as_posix()})"]
     return "\n".join([*parts, "", END])
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:
-    numbers, layout = row["metrics"], "NCHW" if row["layout"] == "nchw" else row["layout"]
+    numbers, step = row["metrics"], row["op"] in STEPS
     return (
         f"`{row['op']}`, {row['description'] or row['sample']}",
-        f"{row['dtype']}, {layout}",
-        DIRECTIONS[row["direction"]],
+        "the step" if step else DIRECTIONS[row["direction"]],
         seconds(row["times"]["ours"]["median"]),
         times(numbers.get("speedup_eager")),
         times(numbers.get("speedup_compile")),
+        times(numbers.get("memory_saved")),
         percent(numbers.get("copy_share")),
     )
 

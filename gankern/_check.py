@@ -16,6 +16,9 @@ from gankern.testing import check_sample
 
 Case = tuple[OpSpec, str, str, torch.dtype, str, list[Sample]]
 
+COMPOSITION = "composition"
+"""In place of a backend: the op as it stands, its parts on whatever backends dispatch takes."""
+
 
 def _cases(names: Sequence[str], everything: bool) -> Iterator[tuple[Case, str | None]]:
     """One line of the table each: (op, backend, device, dtype, layout, samples), and the reason if it cannot run."""
@@ -24,6 +27,11 @@ def _cases(names: Sequence[str], everything: bool) -> Iterator[tuple[Case, str |
         spec = OPS[name]
         samples = [s for s in spec.samples if ("contract" if everything else "check") in s.tags]
         for device in devices:
+            if spec.table is None:
+                for dtype in DTYPES:
+                    for layout in LAYOUTS:
+                        yield (spec, COMPOSITION, device, dtype, layout, samples), None
+                continue
             for row in spec.table.rows:
                 if (row.name == "cuda") != (device == "cuda") and row.name in ("cpu", "cuda"):
                     continue
@@ -57,7 +65,7 @@ def run(names: Sequence[str] | None = None, everything: bool = False) -> int:
             if layout not in sample.layouts:
                 continue
             count += 1
-            for outcome in check_sample(spec, sample, backend, dtype, layout, device):
+            for outcome in check_sample(spec, sample, None if backend == COMPOSITION else backend, dtype, layout, device):
                 c = outcome.comparison
                 share = c.error / c.allowed if c.allowed else 0.0
                 if not c.ok:

@@ -15,7 +15,8 @@ from typing import Any
 
 import torch
 
-BACKENDS = ("cuda", "cpu", "triton", "reference")
+BACKENDS = ("cuda", "cpu", "triton", "aten", "reference")
+"""Our kernels in CUDA, C++ and Triton; PyTorch's own arithmetic (oneDNN, cuDNN) under our derivatives; plain PyTorch."""
 
 
 @dataclass(frozen=True)
@@ -47,11 +48,11 @@ def use_backend(name: str) -> Iterator[None]:
     """Force one backend for every gankern operator: ``with gankern.use_backend("reference"): ...``
 
     Args:
-        name: 'reference', 'cpu', 'triton' or 'cuda'.
+        name: 'reference', 'cpu', 'triton', 'cuda' or 'aten'.
 
     An operator that cannot run on it raises RuntimeError with the reason. The setting is process-wide (it also holds in
-    autograd's threads), meant for tests and comparisons. Operators that have no such row at all (a composition of others)
-    are not affected themselves.
+    autograd's threads), meant for tests and comparisons. Operators without kernels of our own are not affected by 'cpu',
+    'triton' and 'cuda': convolutions, whose arithmetic is PyTorch's ('aten'), and compositions, whose parts are.
 
     Raises:
         ValueError: ``name`` is not a backend.
@@ -96,6 +97,8 @@ class Table:
         forced = _forced.name
         if forced is not None:
             row = self.row(forced)
+            if row is None and self.row("aten") is not None:
+                return self.rows[0]
             reason = "there is no such implementation" if row is None else row.can_run(*args)
             if row is None or reason is not None:
                 raise RuntimeError(f"gankern.{self.op}: backend {forced!r} is forced by use_backend but cannot run: {reason}")
@@ -120,19 +123,27 @@ class OpSpec:
         name: the public name, also the operator's name in torch.ops.gankern.
         public: the function that users call.
         reference: the law: pure PyTorch, same signature as ``public``.
-        prepare: validates public arguments and gives the registered operator's positional arguments.
-        table: its dispatch rows, or None where ``public`` only composes other operators.
+        prepare: validates public arguments and gives the registered operator's positional arguments; of a composition,
+            its steps in words.
+        table: its dispatch rows, or None where ``public`` only composes other operators (and is no operator itself).
         samples: named inputs (``gankern._samples.Sample``).
         derivative_order: highest order of differentiation that the kernels serve (None: any).
+        image: name of the public argument that holds the images: outputs take their layout and dtype from it.
+        stages: operators in a row that make up the op, each of which rounds what it hands on to the dtype of the images.
+        autocast: 'keep' computes in the dtype of the inputs under autocast; 'lower' casts all tensors to autocast's dtype, as a
+            convolution does; 'image' only the images.
     """
 
     name: str
     public: Callable[..., Any]
     reference: Callable[..., Any]
     prepare: Callable[..., tuple[Any, ...]]
-    table: Table
+    table: Table | None
     samples: Sequence[Any] = field(default_factory=list)
     derivative_order: int | None = None
+    image: str = "x"
+    stages: int = 1
+    autocast: str = "keep"
 
 
 OPS: dict[str, OpSpec] = {}
@@ -145,6 +156,11 @@ def register(spec: OpSpec) -> None:
     OPS[spec.name] = spec
 
 
+def runs_on(spec: OpSpec, backend: str) -> bool:
+    """Whether ``use_backend(backend)`` is of use to an op: it has such a row, or is a composition, whose parts may have."""
+    return backend != "aten" if spec.table is None else spec.table.row(backend) is not None
+
+
 def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str, str | None]]:
     """Print why each backend was or was not taken for ``op(*args, **kwargs)``, without running it.
 
@@ -155,7 +171,7 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str
 
     Returns:
         (backend, reason) in order of preference; the reason is None for every backend that can run. The first of those is
-        taken unless ``use_backend`` forces another.
+        taken unless ``use_backend`` forces another. Of a composition: its steps, each an operator that can be explained.
 
     Raises:
         ValueError: ``op`` is not an operator of gankern, or its arguments are invalid.
@@ -165,8 +181,13 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str
         known = ", ".join(sorted(OPS))
         raise ValueError(f"explain: op must be a public operator of gankern.ops ({known}), got {op!r}")
     prepared = spec.prepare(*args, **kwargs)
+    if spec.table is None:
+        print(f"gankern.{spec.name}: a composition of\n" + "\n".join(f"  {step}" for step in prepared))
+        return [(str(step), None) for step in prepared]
     result = [(row.name, row.can_run(*prepared)) for row in spec.table.rows]
     forced = _forced.name
+    if forced is not None and spec.table.row(forced) is None and spec.table.row("aten") is not None:
+        forced = None
     taken = forced or next((name for name, reason in result if reason is None), None)
     shape = ", ".join(f"{list(a.shape)} {str(a.dtype).removeprefix('torch.')} on {a.device}" for a in prepared if is_tensor(a))
     print(f"gankern.{spec.name}({shape})" + (f"  [use_backend({forced!r})]" if forced else ""))

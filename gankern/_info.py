@@ -30,7 +30,7 @@ def gather() -> dict[str, Any]:
         "machine": _machine(),
         "native kernels": _native(),
         "environment": {k: v for k, v in sorted(os.environ.items()) if k.startswith(("GANKERN_", "TRITON_", "CUDA_"))},
-        "ops": {name: ", ".join(_row(spec.table, backend) for backend in _backends(spec.table)) for name, spec in OPS.items()},
+        "ops": {name: _backends(spec.table) for name, spec in OPS.items()},
     }
 
 
@@ -89,14 +89,15 @@ def _native() -> dict[str, str]:
     return facts
 
 
-def _backends(table: Any) -> list[str]:
-    return [row.name for row in table.rows]
-
-
-def _row(table: Any, backend: str) -> str:
-    """The backend's name, in brackets if it cannot run at all in this installation."""
-    missing = backend in ("cpu", "cuda") and NATIVE.reason(backend) is not None
-    return f"({backend})" if missing else backend
+def _backends(table: Any) -> str:
+    """The op's backends in order of preference, in brackets if one cannot run at all in this installation."""
+    if table is None:
+        return "a composition of other ops"
+    names = []
+    for row in table.rows:
+        missing = row.name in ("cpu", "cuda") and NATIVE.reason(row.name) is not None
+        names.append(f"({row.name})" if missing else row.name)
+    return ", ".join(names)
 
 
 def as_text() -> str:

@@ -21,7 +21,8 @@ class Sample:
         name: unique within the op.
         make: ``make(dtype, device, generator)`` gives the keyword arguments of the public function; tensors in NCHW.
         differentiable: names of the tensor arguments with a derivative.
-        tags: 'contract' (small, exact tests), 'check' (``gankern check``), 'quick' and 'full' (benchmark rows).
+        tags: 'contract' (small, exact tests), 'check' (``gankern check``), 'quick' and 'full' (benchmark rows; 'quick_cuda'
+            and 'full_cuda' only on a GPU).
         macs: multiply-adds of one forward (a documented count of the useful work, not of any implementation).
         bytes: ``bytes(itemsize)``: least memory traffic of one forward, inputs read once and output written once.
         layouts: memory layouts it makes sense in.

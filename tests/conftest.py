@@ -11,6 +11,8 @@ INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 HAS_GPU = torch.cuda.is_available() and not INTERPRETED
 
 torch.manual_seed(0)
+# Results are compared with float64: convolutions must not round float32 to TF32, which PyTorch lets cuDNN do.
+torch.backends.cudnn.allow_tf32 = False
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -53,7 +53,10 @@ def test_an_op_reaches_another_only_through_its_public_function() -> None:
             for name in imports(path):
                 parts = name.split(".")
                 if parts[:2] == ["gankern", "ops"] and len(parts) > 3 and parts[2] != folder.name and parts[2] in OPS:
-                    raise AssertionError(f"{path.relative_to(ROOT)} reaches into the op {parts[2]}: {name}")
+                    public = sys.modules[".".join(parts[:3])].__all__
+                    assert parts[3:] == [parts[3]] and parts[3] in public, (
+                        f"{path.relative_to(ROOT)} reaches into the op {parts[2]}: {name}"
+                    )
 
 
 def test_a_reference_uses_no_kernel() -> None:
@@ -68,6 +71,8 @@ def test_an_op_has_its_rooms(folder: Path) -> None:
         assert (folder / name).is_file(), f"{folder.name} lacks {name}"
     assert folder.name in OPS
     spec = OPS[folder.name]
+    if spec.table is None:  # a composition: its parts have the kernels
+        return
     if spec.table.row("triton"):
         assert (folder / "triton_kernels.py").is_file() and (folder / "configs.py").is_file()
     source = CSRC / folder.name
@@ -144,7 +149,8 @@ def test_public_functions_are_documented() -> None:
 
     for name in (n for n in ops.__all__ if callable(getattr(ops, n))):
         text = getattr(ops, name).__doc__ or ""
-        assert "Args:" in text and "Returns:" in text and "Raises:" in text, f"ops.{name}"
+        assert "Args:" in text and "Raises:" in text, f"ops.{name}"
+        assert "Returns:" in text or isinstance(getattr(ops, name), type), f"ops.{name}"
         assert name == "setup_filter" or "radient" in text, f"ops.{name} does not say its order of differentiation"
     for name in nn.__all__:
         assert "Shape:" in (getattr(nn, name).__doc__ or ""), f"nn.{name}"

@@ -56,6 +56,7 @@ def square(monkeypatch: pytest.MonkeyPatch) -> OpSpec:
     """OPS holds one cheap op, no torch.compile, and rounds are few."""
     spec = _spec()
     monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
+    monkeypatch.setattr(rows, "STEPS", {})
     monkeypatch.setattr(timing, "BUDGETS", {mode: Budget(0.01, 3, 5, 2) for mode in rows.MODES})
     monkeypatch.setattr(case.Case, "_compiled", lambda self: self.spec.reference)
     rows._look.cache_clear()
@@ -72,7 +73,7 @@ def test_rows_are_unique_and_complete(mode: str, kind: str) -> None:
     selected = list(rows.selections(mode, kind))
     assert max(Counter(row.key for row in selected).values()) == 1
     for spec in OPS.values():
-        samples = [sample for sample in spec.samples if mode in sample.tags]
+        samples = [sample for sample in spec.samples if {mode, f"{mode}_{kind}"} & sample.tags]
         assert samples, f"{spec.name} has no sample tagged {mode!r}: it would never be measured"
         mine = [row for row in selected if row.op == spec.name]
         assert {row.sample for row in mine} == {sample.name for sample in samples}
@@ -118,7 +119,7 @@ def test_every_goal_is_sound_and_matches_a_quick_row(goal: Goal) -> None:
     assert re.fullmatch(r"copy_share|warm_copy_share|(speedup|time_over)_\w+", goal.metric)
     assert goal.stretch <= goal.must if goal.at_most else goal.stretch >= goal.must
     # A goal without a row would be met by never looking.
-    assert goal.op in OPS
+    assert goal.op in rows.known()
     assert any(goal.matches(row, goal.kind) for row in rows.selections("quick", goal.kind))
 
 
@@ -321,6 +322,7 @@ def test_a_wrong_result_fails_and_an_error_does_not_stop_the_run(
         return x * x * 1.1
 
     monkeypatch.setattr(_dispatch, "OPS", {"square": _spec(public)})
+    monkeypatch.setattr(rows, "STEPS", {})
     monkeypatch.setattr(plots, "available", lambda: False)
     assert main(["--device", "cpu", "--out", str(tmp_path)]) == 1
     statuses = {row["key"]: row["status"] for row in results.load(tmp_path / "quick.json")["rows"]}
@@ -363,3 +365,23 @@ def test_a_backend_that_cannot_run_is_skipped_with_the_reason(square: OpSpec, tm
     result = bench.measure(Row("square", "tiny", "float32", "nchw", "forward", "cuda"))
     assert result["status"] == "skipped" and "x is on cpu" in result["note"]
     assert "skipped" in table.text([result]) and "skipped" in session.progress(result, 1, 1)
+
+
+def test_where_eager_is_wrong_float64_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row does not fail because the reference's half precision is broken, and does if ours is."""
+
+    def broken(x: torch.Tensor) -> torch.Tensor:
+        return x * x if x.dtype == torch.float64 else x * x * 1.5
+
+    for public, reference, wrong in ((_square, broken, False), (broken, _square, True)):
+        spec = OpSpec("square", public, reference, lambda **_: (), None, _spec(_square).samples)
+        monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
+        monkeypatch.setattr(rows, "STEPS", {})
+        rows._look.cache_clear()
+        row = next(row for row in rows.selections("quick", "cpu") if row.dtype == "bfloat16")
+        made = case.Case(row, CPU)
+        for contender in made.contenders[:2]:
+            made.seen(contender.name, contender.call())
+        _, complaint, note = made.disagreement()
+        assert (complaint is not None) == wrong
+        assert ("eager is wrong" in note) != wrong

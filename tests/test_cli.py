@@ -51,7 +51,12 @@ def test_check_finds_a_wrong_kernel(monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 def test_check_refuses_an_unknown_op(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "--op", "upfirdn3d"]) == 2
-    assert "unknown op upfirdn3d; known: bias_act, upfirdn2d" in capsys.readouterr().err
+    assert f"unknown op upfirdn3d; known: {', '.join(sorted(_dispatch.OPS))}" in capsys.readouterr().err
+
+
+def test_check_serves_compositions(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", "--op", "conv2d_resample"]) == 0
+    assert "composition" in capsys.readouterr().out
 
 
 def test_module_runs_and_a_wrong_command_is_refused() -> None:

@@ -18,7 +18,7 @@ import torch
 from conftest import HAS_GPU, INTERPRETED
 
 import gankern
-from gankern._dispatch import OPS, OpSpec
+from gankern._dispatch import OPS, OpSpec, runs_on
 from gankern._samples import DTYPES, LAYOUTS, Sample
 from gankern.testing import check_sample, derivatives
 
@@ -40,9 +40,9 @@ class Backend:
 def backends() -> list[Backend]:
     if INTERPRETED:
         return [Backend("triton")]
-    found = [Backend("reference"), Backend("cpu")]
+    found = [Backend("reference"), Backend("cpu"), Backend("aten")]
     if HAS_GPU:
-        found += [Backend("reference", "cuda"), Backend("cuda", "cuda"), Backend("triton", "cuda")]
+        found += [Backend(name, "cuda") for name in ("reference", "cuda", "triton", "aten")]
     else:
         found.append(Backend("cuda", "cpu", emulated=True))
     return found
@@ -54,11 +54,13 @@ def ids(value: Any) -> str | None:
     return DTYPE_IDS.get(value) if isinstance(value, torch.dtype) else None
 
 
+# 'check' leaves the few samples of that tag, for a quick look.
+WANTED = os.environ.get("GANKERN_CONTRACT", "contract")
 CASES = [
     pytest.param(spec, sample, layout, id=f"{spec.name}-{sample.name}-{layout}")
     for spec in OPS.values()
     for sample in spec.samples
-    if "contract" in sample.tags
+    if WANTED in sample.tags
     for layout in sample.layouts
 ]
 CHECKS = [
@@ -70,9 +72,9 @@ CHECKS = [
 SPECS = [pytest.param(spec, id=spec.name) for spec in OPS.values()]
 
 
-@pytest.fixture(params=backends(), ids=ids)
-def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
-    case: Backend = request.param
+@pytest.fixture
+def backend(spec: OpSpec, backend_case: Backend) -> Iterator[Backend]:
+    case = backend_case
     with ExitStack() as stack:
         if case.emulated:
             stack.enter_context(emulated_cuda())
@@ -81,6 +83,20 @@ def backend(request: pytest.FixtureRequest) -> Iterator[Backend]:
         elif case.name == "cuda" and not gankern.NATIVE.cuda:
             pytest.skip(f"no native CUDA kernels: {gankern.NATIVE.reason('cuda')}")
         yield case
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Every case on every backend that is of use to its op."""
+    if "backend" not in metafunc.fixturenames:
+        return
+    mark = next(m for m in metafunc.definition.iter_markers("cases"))
+    names, cases = mark.args
+    params = []
+    for case in cases:
+        for b in backends():
+            if runs_on(case.values[0], b.name):
+                params.append(pytest.param(*case.values, b, id=f"{case.id}-{ids(b)}"))
+    metafunc.parametrize(f"{names}, backend_case", params)
 
 
 def emulated_cuda() -> Any:
@@ -93,20 +109,16 @@ def emulated_cuda() -> Any:
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=ids)
-@pytest.mark.parametrize("spec, sample, layout", CASES)
+@pytest.mark.cases("spec, sample, layout", CASES)
 def test_forward_and_derivatives(spec: OpSpec, sample: Sample, dtype: torch.dtype, layout: str, backend: Backend) -> None:
-    if spec.table.row(backend.name) is None:
-        pytest.skip(f"{spec.name} has no {backend.name} implementation")
     outcomes = check_sample(spec, sample, backend.name, dtype, layout, backend.device)
     failed = [f"{o.what}: {o.comparison}" for o in outcomes if not o.comparison.ok]
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.parametrize("spec, sample", CHECKS)
+@pytest.mark.cases("spec, sample", CHECKS)
 def test_gradcheck(spec: OpSpec, sample: Sample, backend: Backend) -> None:
     """Against finite differences, in float64, first and second order."""
-    if spec.table.row(backend.name) is None:
-        pytest.skip(f"{spec.name} has no {backend.name} implementation")
     kwargs = sample.inputs(torch.float64, device=backend.device)
 
     def function(*leaves: torch.Tensor) -> torch.Tensor:
@@ -118,10 +130,30 @@ def test_gradcheck(spec: OpSpec, sample: Sample, backend: Backend) -> None:
         assert torch.autograd.gradgradcheck(function, leaves, fast_mode=True)
 
 
+@pytest.mark.skipif(INTERPRETED, reason="which derivatives are formed does not depend on the backend")
+@pytest.mark.parametrize("spec, sample", CHECKS)
+def test_one_gradient_alone_and_its_derivatives(spec: OpSpec, sample: Sample) -> None:
+    """A backward pass that asks for one argument only, of inputs that are results themselves; then all second derivatives."""
+
+    def second(function: Any, name: str) -> list[torch.Tensor]:
+        kwargs = sample.inputs(torch.float64)
+        leaves = {n: kwargs[n] for n in sample.differentiable}
+        y = function(**{**kwargs, **{n: leaf * 1.5 for n, leaf in leaves.items()}})
+        (g,) = torch.autograd.grad(y.sin().sum(), leaves[name], create_graph=True)
+        found = torch.autograd.grad(g.square().sum(), list(leaves.values()), allow_unused=True)
+        return [g, *(torch.zeros_like(x) if d is None else d for x, d in zip(leaves.values(), found, strict=True))]
+
+    for name in sample.differentiable:
+        for mine, right in zip(second(spec.public, name), second(spec.reference, name), strict=True):
+            torch.testing.assert_close(mine, right)
+
+
 @pytest.mark.skipif(INTERPRETED, reason="opcheck is about registration, not about kernels")
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("spec, sample", CHECKS)
 def test_opcheck(spec: OpSpec, sample: Sample, layout: str) -> None:
+    if spec.table is None:
+        pytest.skip(f"{spec.name} is a composition, not an operator: its parts are checked")
     operator = getattr(torch.ops.gankern, spec.name).default
     torch.library.opcheck(operator, spec.prepare(**sample.inputs(torch.float32, layout)))
 
@@ -161,11 +193,11 @@ def test_second_derivative_inside_one_graph(spec: OpSpec) -> None:
     kwargs = sample.inputs(torch.float64)
 
     def penalty(x: torch.Tensor) -> torch.Tensor:
-        y = spec.public(**{**kwargs, "x": x})
+        y = spec.public(**{**kwargs, spec.image: x})
         (g,) = torch.autograd.grad(y.square().sum(), x, create_graph=True)
         return g.square().sum()
 
-    x = kwargs["x"]
+    x = kwargs[spec.image]
     (plain,) = torch.autograd.grad(penalty(x), x)
     torch._dynamo.reset()
     with torch._dynamo.config.patch(trace_autograd_ops=True):
@@ -178,13 +210,11 @@ def test_reference_has_the_public_signature(spec: OpSpec) -> None:
     assert inspect.signature(spec.public) == inspect.signature(spec.reference)
 
 
-@pytest.mark.parametrize("spec, sample", CHECKS)
+@pytest.mark.cases("spec, sample", CHECKS)
 def test_awkward_strides(spec: OpSpec, sample: Sample, backend: Backend) -> None:
     """Views that are shifted by one element, sliced, transposed or expanded give what their copies give."""
-    if spec.table.row(backend.name) is None:
-        pytest.skip(f"{spec.name} has no {backend.name} implementation")
     kwargs = sample.inputs(torch.float32, device=backend.device)
-    x = kwargs["x"].detach()
+    x = kwargs[spec.image].detach()
     n, c, h, w = x.shape
     wide = torch.randn(n, c + 1, h + 2, w + 3, device=x.device)
     views = {
@@ -197,20 +227,19 @@ def test_awkward_strides(spec: OpSpec, sample: Sample, backend: Backend) -> None
     }
     for name, view in views.items():
         with gankern.use_backend(backend.name):
-            result = spec.public(**{**kwargs, "x": view})
-            expected = spec.public(**{**kwargs, "x": view.clone(memory_format=torch.contiguous_format)})
+            result = spec.public(**{**kwargs, spec.image: view})
+            expected = spec.public(**{**kwargs, spec.image: view.clone(memory_format=torch.contiguous_format)})
         torch.testing.assert_close(result, expected, rtol=1e-5, atol=1e-5, msg=lambda m, name=name: f"{name}: {m}")
 
 
-@pytest.mark.parametrize("spec, sample", CHECKS)
+@pytest.mark.cases("spec, sample", CHECKS)
 def test_deterministic(spec: OpSpec, sample: Sample, backend: Backend) -> None:
-    """The same bits from run to run and for any number of threads."""
-    if spec.table.row(backend.name) is None:
-        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    """The same bits from run to run and for any number of threads (PyTorch's own arithmetic: for the same number)."""
     threads = torch.get_num_threads()
+    vendor = spec.table is None or spec.table.row("aten") is not None
     runs = []
     try:
-        for count in (threads, threads, 1):
+        for count in (threads, threads, threads if vendor else 1):
             torch.set_num_threads(count)
             with gankern.use_backend(backend.name):
                 kwargs = sample.inputs(torch.float32, device=backend.device)
@@ -228,30 +257,36 @@ def test_deterministic(spec: OpSpec, sample: Sample, backend: Backend) -> None:
 def test_functorch(spec: OpSpec) -> None:
     sample = next(s for s in spec.samples if "check" in s.tags)
     kwargs = sample.inputs(torch.float64)
-    x = kwargs.pop("x").detach()
+    x = kwargs.pop(spec.image).detach()
     stack = torch.stack([x, 2 * x, x.flip(0)])
-    mapped = torch.vmap(lambda z: spec.public(x=z, **kwargs))(stack)
-    torch.testing.assert_close(mapped, torch.stack([spec.public(x=z, **kwargs) for z in stack]))
-    functional = torch.func.grad(lambda z: spec.public(x=z, **kwargs).square().sum())(x)
+    mapped = torch.vmap(lambda z: spec.public(**{spec.image: z}, **kwargs))(stack)
+    torch.testing.assert_close(mapped, torch.stack([spec.public(**{spec.image: z}, **kwargs) for z in stack]))
+    functional = torch.func.grad(lambda z: spec.public(**{spec.image: z}, **kwargs).square().sum())(x)
     leaf = x.clone().requires_grad_()
-    (ordinary,) = torch.autograd.grad(spec.public(x=leaf, **kwargs).square().sum(), leaf)
+    (ordinary,) = torch.autograd.grad(spec.public(**{spec.image: leaf}, **kwargs).square().sum(), leaf)
     torch.testing.assert_close(functional, ordinary)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.cases("spec", SPECS)
 def test_autocast(spec: OpSpec, backend: Backend) -> None:
-    """Under autocast an op computes in the dtype of its input: nothing is cast behind the user's back."""
-    if spec.table.row(backend.name) is None:
-        pytest.skip(f"{spec.name} has no {backend.name} implementation")
+    """Under autocast an op computes in the dtype of its input, but for convolutions, which take autocast's as PyTorch's do."""
     sample = next(s for s in spec.samples if "check" in s.tags)
-    for dtype in (torch.float32, torch.bfloat16):
+    for dtype in (torch.float32, torch.bfloat16, torch.float64):
         kwargs = sample.inputs(dtype, device=backend.device)
+        lower = spec.autocast != "keep" and dtype != torch.float64
+        expected = sample.inputs(torch.bfloat16, device=backend.device) if lower and spec.autocast == "lower" else kwargs
+        if lower and spec.autocast == "image":
+            low = kwargs[spec.image].detach().to(torch.bfloat16).requires_grad_()
+            expected = {**kwargs, spec.image: low}
         with gankern.use_backend(backend.name):
-            plain = spec.public(**kwargs)
+            plain = derivatives(spec.public, expected, sample.differentiable)
             with torch.autocast(backend.device, dtype=torch.bfloat16):
-                result = spec.public(**kwargs)
-        assert result.dtype == plain.dtype
-        assert torch.equal(result, plain)
+                result = derivatives(spec.public, kwargs, sample.differentiable)
+        assert result.output.dtype == plain.output.dtype
+        assert torch.equal(result.output, plain.output)
+        for name, gradient in result.first.items():
+            assert gradient.dtype == dtype
+            torch.testing.assert_close(gradient, plain.first[name].to(dtype), rtol=2e-2, atol=2e-2)
 
 
 def test_every_contract_has_a_sample() -> None:

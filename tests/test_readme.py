@@ -19,9 +19,11 @@ BLOCKS = re.findall(r"```python\n(.*?)```", TEXT, re.S)
 def test_examples_run(number: int) -> None:
     names: dict[str, object] = {}
     exec(compile(BLOCKS[number], f"README block {number}", "exec"), names)
-    if "layer" in names:
-        y = names["layer"](torch.randn(2, 64, 8, 8))  # type: ignore[operator]
-        assert y.shape == (2, 32, 16, 16)
+    if "block" in names:
+        x = names["block"](torch.randn(2, 64, 128, 128))  # type: ignore[operator]
+        assert x.shape == (2, 32, 128, 128)
+        y = names["layer"](x[:, :, ::2, ::2], torch.randn(2, 512))  # type: ignore[operator]
+        assert y.shape == (2, 16, 128, 128)
 
 
 def test_results_come_from_the_committed_files() -> None:

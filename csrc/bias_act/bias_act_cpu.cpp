@@ -13,48 +13,17 @@
 // Backward has the same rows. The row kernel adds g = dy * slope to an array and returns its sum: in NCHW these are
 // dnoise and db, in channels_last db and dnoise. Of short rows the array is g itself, which is then summed both ways
 // from the cache.
-#include "bias_act/bias_act_math.h"
+#include "bias_act/bias_act_cpu.h"
+
 #include "bias_act/bias_act_params.h"
-#include "common/cpu_math.h"
-#include "common/cpu_vec.h"
 
 namespace gk {
-namespace {
-
-template <>
-struct Math<GK_ISA::FloatVec> {
-  using V = GK_ISA::FloatVec;
-  using Scalar = float;
-  static GK_INLINE V splat(float a) { return V{} + a; }
-  static GK_INLINE V exp(V v) { return GK_ISA::vec_exp(v); }
-  static GK_INLINE V expm1(V v) { return GK_ISA::vec_expm1(v); }
-  static GK_INLINE V tanh(V v) { return GK_ISA::vec_tanh(v); }
-  static GK_INLINE V sigmoid(V v) { return GK_ISA::vec_sigmoid(v); }
-  static GK_INLINE V softplus(V v) { return GK_ISA::vec_softplus(v); }
-};
-
-template <>
-struct Math<GK_ISA::DoubleVec> {
-  using V = GK_ISA::DoubleVec;
-  using Scalar = double;
-  static GK_INLINE V splat(double a) { return V{} + a; }
-  static GK_INLINE V exp(V v) { return GK_ISA::vec_exp(v); }
-  static GK_INLINE V expm1(V v) { return GK_ISA::vec_expm1(v); }
-  static GK_INLINE V tanh(V v) { return GK_ISA::vec_tanh(v); }
-  static GK_INLINE V sigmoid(V v) { return GK_ISA::vec_sigmoid(v); }
-  static GK_INLINE V softplus(V v) { return GK_ISA::vec_softplus(v); }
-};
-
-}  // namespace
-
 namespace GK_ISA {
 namespace {
 
 constexpr int64_t kTile = 1024;     // numbers of an array that is written out: 4 KB of floats
 constexpr int64_t kShortRow = 128;  // below, rows are joined
 constexpr int64_t kSlack = 16;      // vectors may write past the end of an array
-
-GK_INLINE int64_t min64(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // What is added to n elements: constant + array[i], the array perhaps null.
 template <class Acc>
@@ -64,58 +33,10 @@ struct Addend {
 };
 
 // ---- row kernels ---------------------------------------------------------------------------------------------------
-struct Whole {};  // a whole vector
-struct Part {     // the last n < lanes numbers of a row
-  int64_t n;
-};
-template <class S>
-GK_INLINE typename S::Vec load(const typename S::Elem* p, Whole) {
-  return S::load(p);
-}
-template <class S>
-GK_INLINE typename S::Vec load(const typename S::Elem* p, Part part) {
-  return S::load(p, part.n);
-}
-template <class S>
-GK_INLINE void store(typename S::Elem* p, typename S::Vec v, Whole) {
-  S::store(p, v);
-}
-template <class S>
-GK_INLINE void store(typename S::Elem* p, typename S::Vec v, Part part) {
-  S::store(p, v, part.n);
-}
-
-// Calls body(i, Whole or Part) for every vector of a row.
-template <class S, class Body>
-GK_INLINE void for_vectors(int64_t n, Body body) {
-  int64_t i = 0;
-  for (; i + S::lanes <= n; i += S::lanes) body(i, Whole{});
-  if (i < n) body(i, Part{n - i});
-}
-
 template <class S, class Access>
 GK_INLINE typename S::Vec add(typename S::Vec v, const Addend<typename S::Acc>& a, int64_t i, Access access) {
   v = v + a.constant;
   return a.array ? v + load<typename ScratchOf<typename S::Acc>::type>(a.array + i, access) : v;
-}
-
-template <class V>
-GK_INLINE auto sum_lanes(V v) {
-  using T = typename Math<V>::Scalar;
-  T lane[sizeof(V) / sizeof(T)];
-  store_bits(lane, v);
-  for (int half = sizeof(V) / sizeof(T) / 2; half; half /= 2)
-    for (int i = 0; i < half; ++i) lane[i] += lane[i + half];
-  return lane[0];
-}
-
-enum class From { y, v, nothing };  // what the slope is a function of
-
-template <From from, Act act, class V>
-GK_INLINE V slope_of(V saved, const ActSettings<typename Math<V>::Scalar>& s) {
-  if constexpr (from == From::y) return slope_from_y<act>(saved, s);
-  if constexpr (from == From::v) return slope_from_v<act>(saved, s);
-  return Math<V>::splat(s.gain);
 }
 
 template <class S>
@@ -172,34 +93,13 @@ struct Rows {
       // Before anything is written: an output may be an input's memory.
       Vec saved_gradient{};
       if (act_curved(act) && d_saved) {
-        const Vec second = from == From::y ? curvature_from_y<act>(ref, s) : curvature_from_v<act>(ref, s);
-        saved_gradient = total * load<S>(dy + i, access) * second;
+        saved_gradient = total * load<S>(dy + i, access) * curvature_of<from, act>(ref, s);
       }
       if (d_dy) store<S>(d_dy + i, total * slope_of<from, act>(ref, s), access);
       if (d_saved) store<S>(d_saved + i, saved_gradient, access);
     });
   }
 };
-
-template <Act a>
-struct Tag {
-  static constexpr Act act = a;
-};
-template <class F>
-auto with_act(Act act, F f) {
-  switch (act) {
-    case Act::relu: return f(Tag<Act::relu>{});
-    case Act::lrelu: return f(Tag<Act::lrelu>{});
-    case Act::tanh: return f(Tag<Act::tanh>{});
-    case Act::sigmoid: return f(Tag<Act::sigmoid>{});
-    case Act::elu: return f(Tag<Act::elu>{});
-    case Act::selu: return f(Tag<Act::selu>{});
-    case Act::softplus: return f(Tag<Act::softplus>{});
-    case Act::swish: return f(Tag<Act::swish>{});
-    case Act::linear: break;
-  }
-  return f(Tag<Act::linear>{});
-}
 
 template <class S>
 typename Rows<S>::Forward forward_row(Act act) {
@@ -347,11 +247,6 @@ void run_forward(const BiasActParams& p, int64_t begin, int64_t end) {
   Addends<S> addends(p, p.b, p.noise, p.noise_outer), nothing(p, nullptr, nullptr, 1);
   for_pieces<S>(p, begin, end, addends, nothing,
                 [&](int64_t i, int64_t n, auto addend, auto) { row(x + i, y + i, n, addend, s); });
-}
-
-template <class T>
-GK_INLINE T* offset(T* p, int64_t i) {
-  return p ? p + i : nullptr;
 }
 
 template <class S>

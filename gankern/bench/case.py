@@ -22,6 +22,7 @@ from gankern.bench import rows
 from gankern.bench.extras import EXTRAS
 from gankern.bench.rows import BEST, Facts, Row
 from gankern.bench.timing import Call, Contender
+from gankern.testing import in_float64
 
 OURS, EAGER, COMPILE, COPY, WARM_COPY = "ours", "eager", "compile", "copy", "warm_copy"
 
@@ -82,6 +83,8 @@ class Case:
 
     def _compiled(self) -> Callable[..., Any]:
         torch._dynamo.reset()  # earlier rows must not use up the limit of recompilations
+        if hasattr(torch._dynamo.config, "trace_autograd_ops"):
+            torch._dynamo.config.trace_autograd_ops = True  # a step with a penalty in one graph, where this torch can
         return torch.compile(self.spec.reference, dynamic=False)
 
     @property
@@ -94,14 +97,29 @@ class Case:
         if name in (OURS, EAGER):
             self._results[name] = list(result)
 
-    def disagreement(self) -> tuple[float | None, str | None]:
-        """Relative distance of ours from eager, and what is wrong with it (None: nothing). Forgets the results."""
+    def disagreement(self) -> tuple[float | None, str | None, str]:
+        """Relative distance of ours from eager, what is wrong with ours (None: nothing), and a note. Forgets the results.
+
+        Where they differ, the reference in float64 decides: eager may be the one that is wrong.
+        """
         mine, theirs = self._results.pop(OURS, None), self._results.pop(EAGER, None)
         if mine is None or theirs is None:
-            return None, None
+            return None, None, ""
         error = distance(mine, theirs)
         allowed = AGREEMENT[self.row.dtype, self.device.type]
-        return error, None if error <= allowed else f"ours differs from eager by {error:.2g} of its norm, allowed {allowed:.0e}"
+        if error <= allowed:
+            return error, None, ""
+        if self.row.dtype != "float64":
+            truth = self._truth()
+            own, others = distance(mine, truth), distance(theirs, truth)
+            if own <= allowed < others:
+                return error, None, f"eager is wrong: off by {others:.2g} of the norm of the float64 result, ours by {own:.1g}"
+        return error, f"ours differs from eager by {error:.2g} of its norm, allowed {allowed:.0e}", ""
+
+    def _truth(self) -> list[Tensor | None]:
+        given = [c.detach().double().requires_grad_(c.requires_grad) for c in self.cotangents]
+        kwargs = in_float64(self.kwargs)
+        return list(command(self.spec.reference, kwargs, self.sample.differentiable, self.row.direction, given)())
 
 
 def copy_bytes(facts: Facts, kind: str) -> int:

@@ -18,6 +18,7 @@ from gankern import _dispatch
 from gankern._dispatch import OpSpec
 from gankern._samples import LAYOUTS, Sample
 from gankern.bench.common import SHORT_DIRECTIONS, SHORT_DTYPES, SHORT_LAYOUTS, BenchError
+from gankern.bench.steps import STEPS
 
 MODES = ("quick", "full")
 DIRECTIONS = ("forward", "backward", "double_backward")
@@ -90,21 +91,26 @@ class Facts:
     reasons: tuple[tuple[str, str | None], ...]
 
 
+def known() -> dict[str, OpSpec]:
+    """Everything that has rows: the registered ops, and the training steps."""
+    return {**_dispatch.OPS, **STEPS}
+
+
 def specs(ops: Sequence[str] | None = None) -> list[OpSpec]:
-    """The registered ops, or those named.
+    """All ops and steps, or those named.
 
     Raises:
         BenchError: a name is not an op.
     """
     for name in ops or ():
-        if name not in _dispatch.OPS:
-            raise BenchError(f"unknown op {name!r}; known: {', '.join(sorted(_dispatch.OPS))}")
-    return [spec for spec in _dispatch.OPS.values() if not ops or spec.name in ops]
+        if name not in known():
+            raise BenchError(f"unknown op {name!r}; known: {', '.join(sorted(known()))}")
+    return [spec for spec in known().values() if not ops or spec.name in ops]
 
 
 def find(row: Row) -> tuple[OpSpec, Sample]:
     """The op and the sample of a row."""
-    spec = _dispatch.OPS[row.op]
+    spec = known()[row.op]
     return spec, next(sample for sample in spec.samples if sample.name == row.sample)
 
 
@@ -114,7 +120,7 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
         order = 2 if spec.derivative_order is None else spec.derivative_order
         compiled = False
         for sample in spec.samples:
-            if mode not in sample.tags:
+            if not {mode, f"{mode}_{kind}"} & sample.tags:
                 continue
             for dtype, layout, directions in SETTINGS[mode, kind]:
                 if layout not in sample.layouts:

@@ -81,7 +81,9 @@ class Session:
             result["note"] = "no kernel, ours is the reference" + (f" ({'; '.join(reasons)})" if reasons else "")
         race = Race(case.contenders, self.clock, self.budget, self.device)
         race.warm_up(metered=[c.name for c in case.contenders if c.name not in (COPY, WARM_COPY)], seen=case.seen)
-        error, wrong = case.disagreement()
+        error, wrong, note = case.disagreement()
+        if note:
+            result["note"] = note
         if error is not None and error != float("inf"):
             result["distance_from_eager"] = error
         with no_garbage_collection():

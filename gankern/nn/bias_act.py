@@ -1,4 +1,4 @@
-"""Bias, noise and activation as modules, and equalised layers whose epilogue is one fused call."""
+"""Bias, noise and activation as modules, and the fully connected layer whose epilogue is one fused call."""
 
 from __future__ import annotations
 
@@ -10,16 +10,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankern import ops
-from gankern.ops.bias_act.activations import activation_funcs
+from gankern._activations import activation_funcs
 from gankern.ops.bias_act.reference import bias_act_reference
 
 
-def _check_act(owner: str, act: str) -> None:
+def check_act(owner: str, act: str) -> None:
+    """Require the name of an activation."""
     if act not in activation_funcs:
         raise ValueError(f"{owner}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
 
 
-def _epilogue(x: Tensor, reference: bool, fresh: bool, **settings: Any) -> Tensor:
+def epilogue(x: Tensor, reference: bool, fresh: bool, **settings: Any) -> Tensor:
     """bias_act; in place where ``x`` is ``fresh`` (nobody else holds it) and no gradient will ask for it."""
     if reference:
         return bias_act_reference(x, **settings)
@@ -58,7 +59,7 @@ class BiasAct(nn.Module):
         reference: bool = False,
     ) -> None:
         super().__init__()
-        _check_act("BiasAct", act)
+        check_act("BiasAct", act)
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
         self.settings = {"dim": dim, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
@@ -69,10 +70,10 @@ class BiasAct(nn.Module):
         if self.noise_strength is None:
             if noise is not None:
                 raise ValueError("BiasAct: noise is given, but the module was made with noise=False")
-            return _epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings)
+            return epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings)
         noise = _draw(x) if noise is None else noise
         extra = {"noise": noise, "noise_strength": self.noise_strength}
-        return _epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings, **extra)
+        return epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings, **extra)
 
     def extra_repr(self) -> str:
         """Settings for print(module)."""
@@ -107,10 +108,10 @@ class NoiseInjection(nn.Module):
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
         """``x + noise_strength * noise``; the noise [N or 1, 1, H, W] is drawn anew where none is given."""
         noise = _draw(x) if noise is None else noise
-        return _epilogue(x, self.reference, fresh=False, noise=noise, noise_strength=self.noise_strength)
+        return epilogue(x, self.reference, fresh=False, noise=noise, noise_strength=self.noise_strength)
 
 
-class _Equalized(nn.Module):
+class Equalized(nn.Module):
     """Weights of unit variance, scaled by 1 / sqrt(fan in) at run time (Karras et al. 2018), and a fused epilogue."""
 
     bias: nn.Parameter | None
@@ -125,7 +126,7 @@ class _Equalized(nn.Module):
         reference: bool,
     ) -> None:
         super().__init__()
-        _check_act(type(self).__name__, settings["act"])
+        check_act(type(self).__name__, settings["act"])
         if lr_multiplier <= 0:
             raise ValueError(f"{type(self).__name__}: lr_multiplier must be positive, got {lr_multiplier}")
         self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
@@ -135,7 +136,8 @@ class _Equalized(nn.Module):
         self.settings = settings
         self.reference = reference
 
-    def _scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+    def scaled(self, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
+        """The weight in ``dtype`` and the bias, at run-time scale."""
         bias: Tensor | None = self.bias
         if bias is not None and self.lr_multiplier != 1:
             bias = bias * self.lr_multiplier
@@ -147,7 +149,7 @@ class _Equalized(nn.Module):
         return f"{list(self.weight.shape)}, {text}" + (", reference=True" if self.reference else "")
 
 
-class Linear(_Equalized):
+class Linear(Equalized):
     """Fully connected layer with equalised learning rate, and bias + activation in one fused call.
 
     Args:
@@ -183,55 +185,5 @@ class Linear(_Equalized):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [..., in_features]."""
-        weight, bias = self._scaled(x.dtype)
-        return _epilogue(F.linear(x, weight), self.reference, fresh=True, b=bias, **self.settings)
-
-
-class Conv2d(_Equalized):
-    """2-D convolution with equalised learning rate, and bias + activation in one fused call.
-
-    Args:
-        in_channels: channels of the input.
-        out_channels: channels of the output.
-        kernel_size: height and width of the (square) kernel.
-        stride: as for torch.nn.Conv2d. Default 1.
-        padding: as for torch.nn.Conv2d. Default None: kernel_size // 2, which keeps the size at stride 1.
-        bias: have a bias. Default True.
-        act: activation of :func:`gankern.ops.bias_act`. Default 'linear'.
-        lr_multiplier: factor on the learning rate of weight and bias. Default 1.
-        bias_init: first value of the bias. Default 0.
-        alpha: as for :func:`gankern.ops.bias_act`. Default None.
-        gain: as for :func:`gankern.ops.bias_act`. Default None.
-        clamp: as for :func:`gankern.ops.bias_act`. Default None.
-        reference: run the pure PyTorch reference of the epilogue. Default False.
-
-    Shape: [N, in_channels, H, W] to [N, out_channels, H', W']. Gradients of any order.
-    """
-
-    def __init__(
-        self,
-        in_channels: int,
-        out_channels: int,
-        kernel_size: int,
-        stride: int = 1,
-        padding: int | None = None,
-        bias: bool = True,
-        act: str = "linear",
-        lr_multiplier: float = 1.0,
-        bias_init: float = 0.0,
-        alpha: float | None = None,
-        gain: float | None = None,
-        clamp: float | None = None,
-        reference: bool = False,
-    ) -> None:
-        settings = {"dim": 1, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
-        shape = (out_channels, in_channels, kernel_size, kernel_size)
-        super().__init__(shape, bias, bias_init, lr_multiplier, settings, reference)
-        self.stride = stride
-        self.padding = kernel_size // 2 if padding is None else padding
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``x`` [N, in_channels, H, W]."""
-        weight, bias = self._scaled(x.dtype)
-        y = F.conv2d(x, weight, stride=self.stride, padding=self.padding)
-        return _epilogue(y, self.reference, fresh=True, b=bias, **self.settings)
+        weight, bias = self.scaled(x.dtype)
+        return epilogue(F.linear(x, weight), self.reference, fresh=True, b=bias, **self.settings)

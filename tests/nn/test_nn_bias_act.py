@@ -21,6 +21,10 @@ def modules() -> list[tuple[torch.nn.Module, tuple[int, ...]]]:
         (nn.Conv2d(6, 5, 3, act="lrelu", clamp=256.0), (2, 6, 8, 7)),
         (nn.Conv2d(6, 5, 1, bias=False), (2, 6, 8, 7)),
         (nn.Conv2d(6, 4, 3, stride=2, padding=0, act="relu"), (2, 6, 8, 7)),
+        (nn.Conv2d(6, 4, 3, up=2, act="lrelu"), (2, 6, 4, 5)),
+        (nn.Conv2d(6, 4, 3, down=2, act="lrelu", clamp=256.0), (2, 6, 8, 6)),
+        (nn.Conv2d(6, 4, 1, down=2, bias=False, resample_filter=[1, 2, 1]), (2, 6, 8, 6)),
+        (nn.Conv2d(6, 4, 3, up=2, resample_filter=None), (1, 6, 4, 4)),
     ]
     for module, _ in made:
         for parameter in module.parameters():
@@ -108,7 +112,17 @@ def test_autocast_with_float32_parameters() -> None:
         assert layer(torch.randn(1, 3, 8, 8)).dtype == torch.bfloat16
 
 
+def test_resampling_layers_keep_the_size_but_for_their_factor() -> None:
+    x = torch.randn(1, 3, 8, 6)
+    assert nn.Conv2d(3, 4, 3, up=2)(x).shape == (1, 4, 16, 12)
+    assert nn.Conv2d(3, 4, 3, down=2)(x).shape == (1, 4, 4, 3)
+    assert "resample_filter" not in nn.Conv2d(3, 4, 3).state_dict()
+    assert "down=2" in repr(nn.Conv2d(3, 4, 3, down=2))
+
+
 def test_bad_input() -> None:
+    with pytest.raises(ValueError, match="Conv2d: stride must be 1 with up or down, got stride 2, up 2, down 1"):
+        nn.Conv2d(3, 4, 3, stride=2, up=2)
     with pytest.raises(ValueError, match=r"BiasAct: act must be one of linear, .* got 'gelu'"):
         nn.BiasAct(3, "gelu")
     with pytest.raises(ValueError, match="lr_multiplier must be positive, got 0"):

@@ -2,23 +2,15 @@
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
-from gankern.ops.bias_act.activations import activation_funcs
+from gankern._activations import settings
 
 OP = "bias_act"
 Prepared = tuple[Tensor, "Tensor | None", "Tensor | None", int, str, float, float, float]
-
-
-@cache
-def representable(value: float, dtype: torch.dtype) -> float:
-    """``value`` rounded to ``dtype``: what a clamped output of that type holds, and backward compares it with."""
-    return float(torch.tensor(value, dtype=dtype, device="cpu"))
 
 
 def prepare(
@@ -44,16 +36,7 @@ def prepare(
         raise TypeError(f"{OP}: x must be float32, float64, bfloat16 or float16, got {_validate.short(x.dtype)}")
     if x.dim() < 1:
         raise ValueError(f"{OP}: x must have at least one dimension, got a scalar")
-    if not isinstance(act, str) or act not in activation_funcs:
-        raise ValueError(f"{OP}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
-    default = activation_funcs[act]
-    alpha = default.def_alpha if alpha is None else _validate.number(OP, "alpha", alpha)
-    gain = default.def_gain if gain is None else _validate.number(OP, "gain", gain)
-    limit = -1.0
-    if clamp is not None:
-        limit = _validate.number(OP, "clamp", clamp)
-        if limit < 0:
-            raise ValueError(f"{OP}: clamp must not be negative (None for no clamping), got {clamp!r}")
+    act, alpha, gain, limit = settings(OP, act, alpha, gain, clamp)
     if b is not None:
         dim = _dimension(x, dim)
         _check_bias(x, b, dim)
@@ -95,7 +78,7 @@ def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool
         raise ValueError(f"{OP}: noise needs the bias along dim 1, got dim {dim}")
     n, _, h, w = x.shape
     want = (n, 1, h, w)
-    if noise.dim() > 4 or any(a not in (1, s) for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
+    if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
         raise ValueError(f"{OP}: noise must broadcast to [N, 1, H, W] = {list(want)}, got {list(noise.shape)}")
     if noise.device != x.device:
         raise ValueError(f"{OP}: noise must be on the device of x ({x.device}), got {noise.device}")

@@ -7,11 +7,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern._activations import activation_funcs, representable
 from gankern._dispatch import Row, Table
 from gankern._library import native_can_run
 from gankern.ops.bias_act import configs
-from gankern.ops.bias_act.activations import activation_funcs
-from gankern.ops.bias_act.arguments import representable
 from gankern.ops.bias_act.geometry import dense, dense_as, empty_like, geometry
 from gankern.ops.bias_act.reference import backward_composed, bias_act_composed, double_backward_composed
 

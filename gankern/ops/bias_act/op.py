@@ -8,10 +8,10 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import wanted, without_leaf
+from gankern._activations import activation_funcs, reference_tensor
+from gankern._autograd import Differentiable, wanted, without_leaf
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
-from gankern.ops.bias_act.activations import activation_funcs, reference_tensor
 from gankern.ops.bias_act.geometry import empty_like
 from gankern.ops.bias_act.reference import bias_act_reference, double_backward_composed
 from gankern.ops.bias_act.samples import SAMPLES
@@ -75,7 +75,7 @@ def bias_act(
     if _dispatch.functorch_active():
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     x, b, *rest = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
-    return torch.ops.gankern.bias_act.default(x, without_leaf(b), *rest)
+    return _BIAS_ACT(x, without_leaf(b), *rest)
 
 
 def bias_act_(
@@ -177,7 +177,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     _, act, _, gain, clamp = ctx.settings
     if act == "linear" and gain == 1 and clamp < 0 and not (mask[1] or mask[2]):
         return (dy, None, None, *nothing)  # the identity needs no kernel
-    dx, db, dnoise = torch.ops.gankern.bias_act_backward.default(dy, y, x, b, noise, *ctx.settings, mask)
+    dx, db, dnoise = _BIAS_ACT_BACKWARD(dy, y, x, b, noise, *ctx.settings, mask)
     return (
         dx if mask[0] else None,
         db if mask[1] else None,
@@ -223,9 +223,7 @@ def _backward_backward(ctx: Any, u: Tensor | None, u_b: Tensor | None, u_noise: 
         given = next((t for t in (y, x, u) if t is not None), None)
         some = u_b if u_b is not None else u_noise
         dy = given if given is not None or some is None else some.new_empty(()).expand(ctx.dy_shape)
-    d_dy, d_saved = torch.ops.gankern.bias_act_double_backward.default(
-        u, u_b, u_noise, dy, y, x, b, noise, *ctx.settings, [need_dy, need_saved]
-    )
+    d_dy, d_saved = _BIAS_ACT_DOUBLE_BACKWARD(u, u_b, u_noise, dy, y, x, b, noise, *ctx.settings, [need_dy, need_saved])
     d_dy = d_dy if need_dy else None
     if not need_saved:
         return (d_dy, None, None, None, None, *nothing)
@@ -235,9 +233,7 @@ def _backward_backward(ctx: Any, u: Tensor | None, u_b: Tensor | None, u_noise: 
     mask = [False, ctx.needs_input_grad[3], ctx.needs_input_grad[4]]
     db = dnoise = None
     if mask[1] or mask[2]:
-        _, db, dnoise = torch.ops.gankern.bias_act_backward.default(
-            d_saved, None, None, None, None, dim, "linear", 0.0, 1.0, -1.0, mask
-        )
+        _, db, dnoise = _BIAS_ACT_BACKWARD(d_saved, None, None, None, None, dim, "linear", 0.0, 1.0, -1.0, mask)
         db = db if mask[1] else None
         dnoise = _sum_to(dnoise, noise.shape) if mask[2] else None
     return (d_dy, None, d_saved if ctx.needs_input_grad[2] else None, db, dnoise, *nothing)
@@ -280,6 +276,18 @@ def _double_backward_backward(ctx: Any, g_dy: Tensor | None, g_saved: Tensor | N
 torch.library.register_autograd(
     "gankern::bias_act_double_backward", _double_backward_backward, setup_context=_double_setup_context, lib=LIBRARY
 )
+
+# ---- what the functions above call ---------------------------------------------------------------------------------------
+_BIAS_ACT_BACKWARD = Differentiable(
+    torch.ops.gankern.bias_act_backward.default, backends.BACKWARD, _backward_backward, _backward_setup_context
+)
+_BIAS_ACT_DOUBLE_BACKWARD = Differentiable(
+    torch.ops.gankern.bias_act_double_backward.default,
+    backends.DOUBLE_BACKWARD,
+    _double_backward_backward,
+    _double_setup_context,
+)
+_BIAS_ACT = Differentiable(torch.ops.gankern.bias_act.default, backends.FORWARD, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankern.ops.bias_act.activations import SELU_ALPHA, SELU_SCALE, activation_funcs
+from gankern._activations import activation_funcs, curvature, slope
 from gankern.ops.bias_act.arguments import prepare
 
 
@@ -44,45 +44,6 @@ def bias_act_composed(
 
 
 # ---- derivatives in terms of what is saved ------------------------------------------------------------------------------
-def slope(y: Tensor | None, v: Tensor | None, act: str, alpha: float, gain: float, clamp: float) -> Tensor | float:
-    """dy/dv, of the output y or of the pre-activation v; zero where the output is clamped."""
-    if y is None and v is None:
-        return gain
-    inside: Tensor | None
-    if y is not None:
-        t = y / gain
-        inside = y.abs() < clamp if clamp >= 0 else None
-        one = torch.ones((), dtype=y.dtype, device=y.device)
-        f1: Tensor = {
-            "linear": lambda: torch.ones_like(t),
-            "relu": lambda: torch.where(t > 0, one, 0 * one),
-            "lrelu": lambda: torch.where(t > 0, one, alpha * one),
-            "tanh": lambda: 1 - t * t,
-            "sigmoid": lambda: t * (1 - t),
-            "elu": lambda: torch.where(t > 0, one, t + 1),
-            "selu": lambda: torch.where(t > 0, SELU_SCALE * one, t + SELU_SCALE * SELU_ALPHA),
-            "softplus": lambda: -torch.expm1(-t),
-        }[act]()
-    else:
-        assert v is not None
-        one = torch.ones((), dtype=v.dtype, device=v.device)
-        sigma = torch.sigmoid(v)
-        f1 = {
-            "linear": lambda: torch.ones_like(v),
-            "relu": lambda: torch.where(v > 0, one, 0 * one),
-            "lrelu": lambda: torch.where(v > 0, one, alpha * one),
-            "tanh": lambda: 1 - torch.tanh(v) ** 2,
-            "sigmoid": lambda: sigma * (1 - sigma),
-            "elu": lambda: torch.where(v > 0, one, torch.exp(v)),
-            "selu": lambda: torch.where(v > 0, SELU_SCALE * one, SELU_SCALE * SELU_ALPHA * torch.exp(v)),
-            "softplus": lambda: sigma,
-            "swish": lambda: sigma * (1 + v * (1 - sigma)),
-        }[act]()
-        inside = (activation_funcs[act].function(v, alpha) * gain).abs() < clamp if clamp >= 0 else None
-    f1 = f1 * gain
-    return f1 if inside is None else torch.where(inside, f1, torch.zeros_like(f1))
-
-
 def backward_composed(
     dy: Tensor,
     y: Tensor | None,
@@ -125,7 +86,7 @@ def double_backward_composed(
 ) -> tuple[Tensor, Tensor]:
     """Derivative of <dx, u> + <db, u_b> + <dnoise, u_noise> in dy and in what was saved (y, or x by way of v).
 
-    With U = u + u_b + u_noise, broadcast: dy gets U * s and the saved tensor gets U * dy * s', where s is :func:`slope` and
+    With U = u + u_b + u_noise, broadcast: dy gets U * s and the saved tensor gets U * dy * s', where s is ``slope`` and
     s' its derivative in y (or v). Empty tensors for what ``mask`` does not want.
     """
     empty = dy.new_empty(0)
@@ -143,39 +104,3 @@ def double_backward_composed(
     d_dy = (total * slope(wide_y, v, act, alpha, gain, clamp)).to(dy.dtype).expand(dy.shape) if mask[0] else empty
     d_saved = (total * dy.to(wide) * curvature(wide_y, v, act, gain, clamp)).to(dy.dtype) if mask[1] else empty
     return d_dy, d_saved
-
-
-def curvature(y: Tensor | None, v: Tensor | None, act: str, gain: float, clamp: float) -> Tensor | float:
-    """Derivative of :func:`slope` in y, or in v where v is given; 0 at the kink of elu and selu, as PyTorch has it."""
-    if y is None and v is None:
-        return 0.0
-    inside: Tensor | None
-    if y is not None:
-        t = y / gain
-        zero, one = torch.zeros_like(t), torch.ones_like(t)
-        # slope is gain * f'(t) and t = y / gain: the gains cancel.
-        second = {
-            "tanh": lambda: -2 * t,
-            "sigmoid": lambda: 1 - 2 * t,
-            "elu": lambda: torch.where(t < 0, one, zero),
-            "selu": lambda: torch.where(t < 0, one, zero),
-            "softplus": lambda: torch.exp(-t),
-        }.get(act, lambda: zero)()
-        inside = y.abs() < clamp if clamp >= 0 else None
-    else:
-        assert v is not None
-        sigma, t = torch.sigmoid(v), torch.tanh(v)
-        zero = torch.zeros_like(v)
-        second = (
-            gain
-            * {
-                "tanh": lambda: -2 * t * (1 - t * t),
-                "sigmoid": lambda: sigma * (1 - sigma) * (1 - 2 * sigma),
-                "elu": lambda: torch.where(v < 0, torch.exp(v), zero),
-                "selu": lambda: torch.where(v < 0, SELU_SCALE * SELU_ALPHA * torch.exp(v), zero),
-                "softplus": lambda: sigma * (1 - sigma),
-                "swish": lambda: sigma * (1 - sigma) * (2 + v * (1 - 2 * sigma)),
-            }.get(act, lambda: zero)()
-        )
-        inside = (activation_funcs[act].function(v, 0.0) * gain).abs() < clamp if clamp >= 0 else None
-    return second if inside is None else torch.where(inside, second, torch.zeros_like(second))

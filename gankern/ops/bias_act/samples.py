@@ -6,8 +6,8 @@ from typing import Any
 
 import torch
 
+from gankern._activations import activation_funcs
 from gankern._samples import Sample, randn
-from gankern.ops.bias_act.activations import activation_funcs
 
 _CONTRACT = frozenset({"contract"})
 _CHECK = frozenset({"contract", "check"})

@@ -23,11 +23,11 @@ import torch
 from torch import Tensor
 
 from gankern import _triton
+from gankern._activations import activation_funcs, reference_tensor
 from gankern._triton import jit, narrow, tl
+from gankern._triton_activations import activate, slopes
 from gankern.ops.bias_act import configs
-from gankern.ops.bias_act.activations import activation_funcs, reference_tensor
 from gankern.ops.bias_act.geometry import Geometry, geometry
-from gankern.ops.bias_act.triton_math import activate, slopes
 
 _NAMES = tuple(activation_funcs)
 

@@ -3,46 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from torch import Tensor
 
 from gankern import _validate
+from gankern._validate import check_filter, factors, filter_size, paddings
 
 OP = "upfirdn2d"
-
-
-def factors(op: str, name: str, value: Any) -> tuple[int, int]:
-    """(x, y) from an int or [x, y]; both at least 1."""
-    values = _validate.integers(op, name, value, "an int or [x, y]", (1, 2))
-    if any(v < 1 for v in values):
-        raise ValueError(f"{op}: {name} must be at least 1, got {value!r}")
-    return values[0], values[-1]
-
-
-def paddings(op: str, value: Any) -> tuple[int, int, int, int]:
-    """(x0, x1, y0, y1) from an int, [x, y] (both sides alike) or [x0, x1, y0, y1]; negative values crop."""
-    values = _validate.integers(op, "padding", value, "an int, [x, y] or [x0, x1, y0, y1]", (1, 2, 4))
-    if len(values) == 4:
-        return values[0], values[1], values[2], values[3]
-    return values[0], values[0], values[-1], values[-1]
-
-
-def check_filter(op: str, f: Any, name: str = "f") -> None:
-    """Require None or a non-empty floating-point tensor of 1 (separable) or 2 dimensions."""
-    if f is None:
-        return
-    if not isinstance(f, Tensor):
-        raise TypeError(f"{op}: {name} must be a torch.Tensor [taps] or [taps_y, taps_x], or None, got {type(f).__name__}")
-    if not f.is_floating_point():
-        raise TypeError(f"{op}: {name} must have a floating-point dtype, got {_validate.short(f.dtype)}")
-    if f.dim() not in (1, 2) or f.numel() == 0:
-        raise ValueError(f"{op}: {name} must be [taps] or [taps_y, taps_x] with at least one tap, got {list(f.shape)}")
-
-
-def filter_size(f: Tensor | None) -> tuple[int, int]:
-    """(width, height) in taps; a 1-D filter acts along both axes; None is a single tap."""
-    return (1, 1) if f is None else (f.shape[-1], f.shape[0])
 
 
 def output_size(

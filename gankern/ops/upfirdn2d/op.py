@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch, _layout
+from gankern._autograd import Differentiable
 from gankern._library import LIBRARY, native_can_run
 from gankern.ops.upfirdn2d import arguments
 from gankern.ops.upfirdn2d.filter_gradient import filter_gradient_reference
@@ -64,7 +65,7 @@ def upfirdn2d(
     """
     if _dispatch.functorch_active():
         return upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain)
-    return torch.ops.gankern.upfirdn2d.default(*arguments.prepare(x, f, up, down, padding, flip_filter, gain))
+    return _UPFIRDN2D(*arguments.prepare(x, f, up, down, padding, flip_filter, gain))
 
 
 # ---- what runs ------------------------------------------------------------------------------------------------------
@@ -146,7 +147,7 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     dx = df = None
     if dy is not None and ctx.needs_input_grad[0]:
         padding = arguments.adjoint(ctx.x_shape, dy.shape, f, ctx.up, ctx.down, ctx.padding)
-        dx = torch.ops.gankern.upfirdn2d.default(dy, f, ctx.down, ctx.up, padding, not ctx.flip_filter, ctx.gain)
+        dx = _UPFIRDN2D(dy, f, ctx.down, ctx.up, padding, not ctx.flip_filter, ctx.gain)
     if dy is not None and ctx.needs_input_grad[1]:
         # Through the reference: filters are rarely trained.
         df = filter_gradient_reference(x, dy, f, ctx.up, ctx.down, ctx.padding, ctx.flip_filter) * ctx.gain
@@ -154,6 +155,9 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd("gankern::upfirdn2d", _backward, setup_context=_setup_context, lib=LIBRARY)
+
+# ---- what the functions above call ---------------------------------------------------------------------------------------
+_UPFIRDN2D = Differentiable(torch.ops.gankern.upfirdn2d.default, TABLE, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

@@ -1,7 +1,7 @@
-"""bias_act in Triton: the activation functions, and their slopes as functions of the output or of the pre-activation.
+"""The activation functions in Triton, and their slopes as functions of the output or of the pre-activation.
 
-The formulas of ``reference.py`` in forms that stay accurate near 0 and do not overflow; no libdevice, which the interpreter
-lacks.
+The formulas of the reference of ``bias_act`` in forms that stay accurate near 0 and do not overflow; no libdevice, which the
+interpreter lacks.
 """
 
 # mypy: disable-error-code="no-untyped-def"

@@ -1,0 +1,5 @@
+"""modulate: what stands around a modulated convolution, in one pass: scale, noise, bias, activation, gain and clamp."""
+
+from gankern.ops.modulate.op import modulate, modulate_
+
+__all__ = ["modulate", "modulate_"]

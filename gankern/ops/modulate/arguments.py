@@ -1,0 +1,67 @@
+"""Arguments of modulate: the forms that users may give, and their checks."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from gankern import _validate
+from gankern._activations import settings
+
+OP = "modulate"
+Prepared = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None", str, float, float, float]
+
+
+def wide(dtype: torch.dtype) -> torch.dtype:
+    """The type to compute in, and of all that is not an image: float64 for float64, else float32."""
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def prepare(
+    x: Tensor,
+    scale: Tensor | None = None,
+    noise: Tensor | None = None,
+    b: Tensor | None = None,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+) -> Prepared:
+    """Check the public arguments and give the registered operator's.
+
+    Those are (x, scale, noise, b, act, alpha, gain, clamp): scale [N, C], noise [N or 1, 1, H, W] and b [C] contiguous and
+    in the wide type, defaults filled in, clamp -1 for none.
+    """
+    _validate.tensor4(OP, "x", x)
+    act, alpha, gain, limit = settings(OP, act, alpha, gain, clamp)
+    n, c, h, w = x.shape
+    if scale is not None:
+        _check(x, "scale", scale)
+        if scale.dim() != 2 or (scale.shape[0] != n and scale.shape[0] != 1) or scale.shape[1] != c:
+            raise ValueError(
+                f"{OP}: scale must have shape [N, C] = [{n}, {c}], or [1, {c}] for all samples, got {list(scale.shape)}"
+            )
+        scale = scale.to(wide(x.dtype)).expand(n, c).contiguous()
+    if noise is not None:
+        _check(x, "noise", noise)
+        want = (n, 1, h, w)
+        if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
+            raise ValueError(f"{OP}: noise must broadcast to [N, 1, H, W] = {list(want)}, got {list(noise.shape)}")
+        noise = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape)).to(wide(x.dtype))
+        noise = noise.expand(noise.shape[0], 1, h, w).contiguous()
+    if b is not None:
+        _check(x, "b", b)
+        if b.dim() != 1 or b.shape[0] != c:
+            raise ValueError(f"{OP}: b must have shape [C] = [{c}], one number a channel of x, got {list(b.shape)}")
+        b = b.to(wide(x.dtype)).contiguous()
+    return x, scale, noise, b, act, alpha, gain, limit
+
+
+def _check(x: Tensor, name: str, value: Any) -> None:
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"dtype {_validate.short(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{OP}: {name} must be a floating-point torch.Tensor or None, got {got}")
+    if value.device != x.device:
+        raise ValueError(f"{OP}: {name} must be on the device of x ({x.device}), got {value.device}")
