@@ -23,8 +23,9 @@ struct ModulateParams {
   const void* scale;  // [N, C]
   const void* noise;  // [noise_samples, HW]: sample n takes row n % noise_samples
   int64_t noise_samples;
-  const void* b;        // [C]
-  const void* y_saved;  // image: the output, if the slope is a function of it (bias_act_math.h); else it is taken from v
+  const void* b;  // [C]
+  const void*
+      y_saved;  // image: the output, if the slope is a function of it (bias_act_math.h); else it is taken from v
 
   // forward: writes y (which may be x: in place)
   void* y;
