@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern._library import LIBRARY
+
 
 def without_leaf(parameter: Tensor | None) -> Tensor | None:
     """An alias of a parameter, so that :func:`wanted` can tell in backward whether its gradient is asked for.
@@ -55,7 +57,7 @@ class Differentiable:
     does it in a fraction of that, and without gradients the implementation is called directly.
 
     Args:
-        operator: the registered overload, ``torch.ops.gankern.<op>.default``.
+        name: of the operator in ``torch.ops.gankern``; its derivatives are registered here.
         implementation: what it runs, on the operator's positional arguments.
         backward: (ctx, *gradients) -> gradients, as for ``torch.library.register_autograd``.
         setup_context: (ctx, inputs, output), likewise.
@@ -63,12 +65,13 @@ class Differentiable:
 
     def __init__(
         self,
-        operator: Any,
+        name: str,
         implementation: Callable[..., Any],
         backward: Callable[..., Any],
         setup_context: Callable[..., None],
     ) -> None:
-        self.operator = operator
+        torch.library.register_autograd(f"gankern::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+        self.operator = getattr(torch.ops.gankern, name).default
         self.implementation = implementation
 
         class Function(torch.autograd.Function):
@@ -96,3 +99,38 @@ class Differentiable:
             elif isinstance(value, Tensor):
                 return self.operator(*inputs)  # a subclass has its own ideas of what happens to an operator
         return self.function.apply(*inputs) if graph else self.implementation(*inputs)  # type: ignore[no-untyped-call]
+
+
+def composed_backward(composed: Callable[..., Sequence[Tensor]]) -> tuple[Callable[..., Any], Callable[..., None]]:
+    """(backward, setup_context) of an operator without kernels for its derivatives: those of ``composed``, by autograd.
+
+    The operator's arguments are tensors or None first, then settings, the last of which says of each output whether it is
+    wanted; ``composed`` takes the same.
+    """
+
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+        tensors = next(i for i, value in enumerate(inputs) if value is not None and not isinstance(value, Tensor))
+        ctx.save_for_backward(*inputs[:tensors])
+        ctx.settings = inputs[tensors:]
+        ctx.set_materialize_grads(False)
+
+    def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
+        result: list[Tensor | None] = [None] * (len(ctx.saved_tensors) + len(ctx.settings))
+        order = torch.is_grad_enabled()
+        with torch.enable_grad():
+            # Views, so that the derivatives stop here and autograd carries them on.
+            views: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
+            outputs = composed(*views, *ctx.settings)
+            used = [(o, g) for o, g, w in zip(outputs, cotangents, ctx.settings[-1], strict=True) if w and g is not None]
+            used = [(o, g) for o, g in used if o.requires_grad]
+            asked = [i for i, v in enumerate(views) if v is not None and ctx.needs_input_grad[i]]
+            if not used or not asked:
+                return tuple(result)
+            grads = torch.autograd.grad(
+                [o for o, _ in used], [views[i] for i in asked], [g for _, g in used], create_graph=order, allow_unused=True
+            )
+        for i, gradient in zip(asked, grads, strict=True):
+            result[i] = gradient
+        return tuple(result)
+
+    return backward, setup_context

@@ -78,3 +78,22 @@ def check_filter(op: str, f: Any, name: str = "f") -> None:
 def filter_size(f: Tensor | None) -> tuple[int, int]:
     """(width, height) in taps; a 1-D filter acts along both axes; None is a single tap."""
     return (1, 1) if f is None else (f.shape[-1], f.shape[0])
+
+
+def companion(op: str, x: Tensor, name: str, value: Any, form: str = "or None") -> None:
+    """Require a floating-point tensor on the device of ``x``; ``form`` describes what is accepted."""
+    if not isinstance(value, Tensor) or not value.is_floating_point():
+        got = f"dtype {short(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
+        raise TypeError(f"{op}: {name} must be a floating-point torch.Tensor {form}, got {got}")
+    if value.device != x.device:
+        raise ValueError(f"{op}: {name} must be on the device of x ({x.device}), got {value.device}")
+
+
+def pixel_noise(op: str, x: Tensor, noise: Any, size: Sequence[int], form: str = "[N, 1, H, W]") -> Tensor:
+    """``noise`` as [N or 1, 1, H, W] with ``size`` (H, W), if it broadcasts to that (``form`` names it)."""
+    companion(op, x, "noise", noise)
+    want = [x.shape[0], 1, *size]
+    if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
+        raise ValueError(f"{op}: noise must broadcast to {form} = {want}, got {list(noise.shape)}")
+    whole: Tensor = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape))
+    return whole.expand(whole.shape[0], 1, *size)

@@ -55,13 +55,9 @@ def _dimension(x: Tensor, dim: Any) -> int:
 
 
 def _check_bias(x: Tensor, b: Any, dim: int) -> None:
-    if not isinstance(b, Tensor) or not b.is_floating_point():
-        got = f"dtype {_validate.short(b.dtype)}" if isinstance(b, Tensor) else type(b).__name__
-        raise TypeError(f"{OP}: b must be a floating-point torch.Tensor or None, got {got}")
+    _validate.companion(OP, x, "b", b)
     if b.dim() != 1 or b.shape[0] != x.shape[dim]:
         raise ValueError(f"{OP}: b must have shape [{x.shape[dim]}], the size of x along dim {dim}, got {list(b.shape)}")
-    if b.device != x.device:
-        raise ValueError(f"{OP}: b must be on the device of x ({x.device}), got {b.device}")
 
 
 def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool) -> Tensor | None:
@@ -70,23 +66,15 @@ def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool
         if strength is not None:
             raise ValueError(f"{OP}: noise_strength is given but noise is None")
         return None
-    if not isinstance(noise, Tensor) or not noise.is_floating_point():
-        raise TypeError(f"{OP}: noise must be a floating-point torch.Tensor or None, got {type(noise).__name__}")
     if x.dim() != 4:
         raise ValueError(f"{OP}: noise needs x of 4 dimensions [N, C, H, W], got {x.dim()}: {list(x.shape)}")
     if has_bias and dim != 1:
         raise ValueError(f"{OP}: noise needs the bias along dim 1, got dim {dim}")
-    n, _, h, w = x.shape
-    want = (n, 1, h, w)
-    if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
-        raise ValueError(f"{OP}: noise must broadcast to [N, 1, H, W] = {list(want)}, got {list(noise.shape)}")
-    if noise.device != x.device:
-        raise ValueError(f"{OP}: noise must be on the device of x ({x.device}), got {noise.device}")
+    noise = _validate.pixel_noise(OP, x, noise, x.shape[2:])
     if isinstance(strength, Tensor):
         if strength.numel() != 1 or not strength.is_floating_point():
             raise ValueError(f"{OP}: noise_strength must be one floating-point number, got shape {list(strength.shape)}")
         noise = noise * strength.reshape(())
     elif strength is not None:
         noise = noise * _validate.number(OP, "noise_strength", strength)
-    noise = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape)).to(x.dtype)
-    return noise.expand(noise.shape[0], 1, h, w)
+    return noise.to(x.dtype)

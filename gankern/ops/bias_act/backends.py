@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern._activations import activation_funcs, representable
-from gankern._dispatch import Row, Table
-from gankern._library import native_can_run
+from gankern._backends import kernel_table
 from gankern.ops.bias_act import configs
 from gankern.ops.bias_act.geometry import dense, dense_as, empty_like, geometry
 from gankern.ops.bias_act.reference import backward_composed, bias_act_composed, double_backward_composed
@@ -142,31 +141,9 @@ def _reference_double_backward(
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
-def _first_tensor(*args: Any) -> Tensor:
-    return next(a for a in args if isinstance(a, Tensor))
-
-
-def _triton_can_run(*args: Any) -> str | None:
-    from gankern.ops.bias_act import triton_kernels
-
-    return triton_kernels.can_run(_first_tensor(*args))
-
-
-def _table(name: str, make: Any, reference: Any) -> Table:
-    return Table(
-        name,
-        [
-            Row("cuda", lambda *args: native_can_run("cuda", "bias_act", _first_tensor(*args)), make("cuda")),
-            Row("cpu", lambda *args: native_can_run("cpu", "bias_act", _first_tensor(*args)), make("cpu")),
-            Row("triton", _triton_can_run, make("triton")),
-            Row("reference", lambda *_: None, reference),
-        ],
-    )
-
-
-FORWARD = _table("bias_act", _forward, _reference_forward)
-BACKWARD = _table("bias_act_backward", _backward, _reference_backward)
-DOUBLE_BACKWARD = _table("bias_act_double_backward", _double_backward, _reference_double_backward)
+FORWARD = kernel_table("bias_act", "bias_act", _forward, _reference_forward)
+BACKWARD = kernel_table("bias_act_backward", "bias_act", _backward, _reference_backward)
+DOUBLE_BACKWARD = kernel_table("bias_act_double_backward", "bias_act", _double_backward, _reference_double_backward)
 
 
 def in_place(x: Tensor, *rest: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
 from gankern.ops.bias_act.geometry import empty_like
@@ -191,9 +191,6 @@ def _sum_to(t: Tensor, shape: Any) -> Tensor:
     return t.sum(0, keepdim=True) if shape[0] == 1 and t.shape[0] != 1 else t
 
 
-torch.library.register_autograd("gankern::bias_act", _backward, setup_context=_setup_context, lib=LIBRARY)
-
-
 # ---- second order ------------------------------------------------------------------------------------------------------
 # The slope is a function of what was saved. If that is the output y, its cotangent goes to y, and from there autograd's one
 # call of bias_act_backward takes it, summed with whatever else reaches y, to x, b and noise: no reduction is done twice.
@@ -239,55 +236,12 @@ def _backward_backward(ctx: Any, u: Tensor | None, u_b: Tensor | None, u_noise: 
     return (d_dy, None, d_saved if ctx.needs_input_grad[2] else None, db, dnoise, *nothing)
 
 
-torch.library.register_autograd(
-    "gankern::bias_act_backward", _backward_backward, setup_context=_backward_setup_context, lib=LIBRARY
-)
-
-
-# ---- third order and above: through the reference ------------------------------------------------------------------------
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:8])
-    ctx.settings, ctx.mask = inputs[8:13], inputs[13]
-    ctx.set_materialize_grads(False)
-
-
-def _double_backward_backward(ctx: Any, g_dy: Tensor | None, g_saved: Tensor | None) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    order = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views, so that the derivatives stop here and autograd carries them on.
-        views: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
-        call = [*views, *ctx.settings, ctx.mask]
-        outputs = double_backward_composed(*call)
-        used = [(o, g) for o, g, w in zip(outputs, (g_dy, g_saved), ctx.mask, strict=True) if w and g is not None]
-        used = [(o, g) for o, g in used if o.requires_grad]
-        wanted = [i for i, v in enumerate(views) if v is not None and ctx.needs_input_grad[i]]
-        if not used or not wanted:
-            return (None,) * 14
-        grads = torch.autograd.grad(
-            [o for o, _ in used], [views[i] for i in wanted], [g for _, g in used], create_graph=order, allow_unused=True
-        )
-    result: list[Tensor | None] = [None] * 14
-    for i, gradient in zip(wanted, grads, strict=True):
-        result[i] = gradient
-    return tuple(result)
-
-
-torch.library.register_autograd(
-    "gankern::bias_act_double_backward", _double_backward_backward, setup_context=_double_setup_context, lib=LIBRARY
-)
-
-# ---- what the functions above call ---------------------------------------------------------------------------------------
-_BIAS_ACT_BACKWARD = Differentiable(
-    torch.ops.gankern.bias_act_backward.default, backends.BACKWARD, _backward_backward, _backward_setup_context
-)
+# ---- registration, and what the functions above call; third order and above through the reference ---------------------------
+_BIAS_ACT = Differentiable("bias_act", backends.FORWARD, _backward, _setup_context)
+_BIAS_ACT_BACKWARD = Differentiable("bias_act_backward", backends.BACKWARD, _backward_backward, _backward_setup_context)
 _BIAS_ACT_DOUBLE_BACKWARD = Differentiable(
-    torch.ops.gankern.bias_act_double_backward.default,
-    backends.DOUBLE_BACKWARD,
-    _double_backward_backward,
-    _double_setup_context,
+    "bias_act_double_backward", backends.DOUBLE_BACKWARD, *composed_backward(double_backward_composed)
 )
-_BIAS_ACT = Differentiable(torch.ops.gankern.bias_act.default, backends.FORWARD, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

@@ -205,22 +205,10 @@ def _weight_gradient_backward(ctx: Any, u: Tensor | None) -> tuple[Tensor | None
     return dx, dg, None, None, None, None, None
 
 
-_CONV2D = Differentiable(torch.ops.gankern.conv2d.default, backends.CONV2D, _conv2d_backward, _setup_context)
-_CONV_TRANSPOSE2D = Differentiable(
-    torch.ops.gankern.conv_transpose2d.default, backends.CONV_TRANSPOSE2D, _conv_transpose2d_backward, _setup_context
-)
+_CONV2D = Differentiable("conv2d", backends.CONV2D, _conv2d_backward, _setup_context)
+_CONV_TRANSPOSE2D = Differentiable("conv_transpose2d", backends.CONV_TRANSPOSE2D, _conv_transpose2d_backward, _setup_context)
 _WEIGHT_GRADIENT = Differentiable(
-    torch.ops.gankern.conv2d_weight_gradient.default,
-    backends.WEIGHT_GRADIENT,
-    _weight_gradient_backward,
-    _weight_gradient_setup_context,
-)
-torch.library.register_autograd("gankern::conv2d", _conv2d_backward, setup_context=_setup_context, lib=LIBRARY)
-torch.library.register_autograd(
-    "gankern::conv_transpose2d", _conv_transpose2d_backward, setup_context=_setup_context, lib=LIBRARY
-)
-torch.library.register_autograd(
-    "gankern::conv2d_weight_gradient", _weight_gradient_backward, setup_context=_weight_gradient_setup_context, lib=LIBRARY
+    "conv2d_weight_gradient", backends.WEIGHT_GRADIENT, _weight_gradient_backward, _weight_gradient_setup_context
 )
 
 _dispatch.register(

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._dispatch import Row, Table
-from gankern._library import native_can_run
+from gankern._backends import kernel_table
 from gankern.ops.grid_sample.arguments import compute_type
 from gankern.ops.grid_sample.reference import backward_composed, double_backward_composed, grid_sample_composed
 
@@ -121,25 +120,8 @@ def _reference_double_backward(u_x: Any, u_grid: Any, dy: Tensor, x: Tensor, gri
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
-def _table(name: str, image: int, make: Any, reference: Any) -> Table:
-    """``image``: which of the operator's arguments is a tensor of images for certain."""
-
-    def triton_can_run(*args: Any) -> str | None:
-        from gankern.ops.grid_sample import triton_kernels
-
-        return triton_kernels.can_run(args[image])
-
-    return Table(
-        name,
-        [
-            Row("cuda", lambda *args: native_can_run("cuda", "grid_sample", args[image]), make("cuda")),
-            Row("cpu", lambda *args: native_can_run("cpu", "grid_sample", args[image]), make("cpu")),
-            Row("triton", triton_can_run, make("triton")),
-            Row("reference", lambda *_: None, reference),
-        ],
-    )
-
-
-FORWARD = _table("grid_sample", 0, _forward, _reference_forward)
-BACKWARD = _table("grid_sample_backward", 0, _backward, _reference_backward)
-DOUBLE_BACKWARD = _table("grid_sample_double_backward", 2, _double_backward, _reference_double_backward)
+FORWARD = kernel_table("grid_sample", "grid_sample", _forward, _reference_forward, image=0)
+BACKWARD = kernel_table("grid_sample_backward", "grid_sample", _backward, _reference_backward, image=0)
+DOUBLE_BACKWARD = kernel_table(
+    "grid_sample_double_backward", "grid_sample", _double_backward, _reference_double_backward, image=2
+)

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
 from gankern._library import LIBRARY
 from gankern.ops.grid_sample import arguments, backends
 from gankern.ops.grid_sample.reference import double_backward_composed, grid_sample_reference
@@ -97,9 +97,6 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     return _kept(_GRID_SAMPLE_BACKWARD(dy, x, grid, mask), mask)
 
 
-torch.library.register_autograd("gankern::grid_sample", _backward, setup_context=_setup_context, lib=LIBRARY)
-
-
 # ---- second order ------------------------------------------------------------------------------------------------------
 def _backward_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     *tensors, ctx.mask = inputs
@@ -118,54 +115,12 @@ def _backward_backward(ctx: Any, u_x: Tensor | None, u_grid: Tensor | None) -> t
     return *_kept(outputs, mask), None
 
 
-torch.library.register_autograd(
-    "gankern::grid_sample_backward", _backward_backward, setup_context=_backward_setup_context, lib=LIBRARY
-)
-
-
-# ---- third order and above: through the reference ------------------------------------------------------------------------
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    *tensors, ctx.mask = inputs
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(*tensors)
-
-
-def _double_backward_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    order = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views, so that the derivatives stop here and autograd carries them on.
-        views: list[Any] = [None if t is None else t.view_as(t) for t in ctx.saved_tensors]
-        call = [*views, ctx.mask]
-        outputs = double_backward_composed(*call)
-        used = [(o, g) for o, g, w in zip(outputs, cotangents, ctx.mask, strict=True) if w and g is not None]
-        used = [(o, g) for o, g in used if o.requires_grad]
-        leaves = [i for i, v in enumerate(views) if v is not None and ctx.needs_input_grad[i]]
-        if not used or not leaves:
-            return (None,) * 6
-        grads = torch.autograd.grad(
-            [o for o, _ in used], [views[i] for i in leaves], [g for _, g in used], create_graph=order, allow_unused=True
-        )
-    result: list[Tensor | None] = [None] * 6
-    for i, gradient in zip(leaves, grads, strict=True):
-        result[i] = gradient
-    return tuple(result)
-
-
-torch.library.register_autograd(
-    "gankern::grid_sample_double_backward", _double_backward_backward, setup_context=_double_setup_context, lib=LIBRARY
-)
-
-# ---- what the functions above call ---------------------------------------------------------------------------------------
-_GRID_SAMPLE_BACKWARD = Differentiable(
-    torch.ops.gankern.grid_sample_backward.default, backends.BACKWARD, _backward_backward, _backward_setup_context
-)
+# ---- registration, and what the functions above call; third order and above through the reference ---------------------------
+_GRID_SAMPLE = Differentiable("grid_sample", backends.FORWARD, _backward, _setup_context)
+_GRID_SAMPLE_BACKWARD = Differentiable("grid_sample_backward", backends.BACKWARD, _backward_backward, _backward_setup_context)
 _GRID_SAMPLE_DOUBLE_BACKWARD = Differentiable(
-    torch.ops.gankern.grid_sample_double_backward.default,
-    backends.DOUBLE_BACKWARD,
-    _double_backward_backward,
-    _double_setup_context,
+    "grid_sample_double_backward", backends.DOUBLE_BACKWARD, *composed_backward(double_backward_composed)
 )
-_GRID_SAMPLE = Differentiable(torch.ops.gankern.grid_sample.default, backends.FORWARD, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

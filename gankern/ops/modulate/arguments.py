@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
@@ -38,30 +36,17 @@ def prepare(
     act, alpha, gain, limit = settings(OP, act, alpha, gain, clamp)
     n, c, h, w = x.shape
     if scale is not None:
-        _check(x, "scale", scale)
+        _validate.companion(OP, x, "scale", scale)
         if scale.dim() != 2 or (scale.shape[0] != n and scale.shape[0] != 1) or scale.shape[1] != c:
             raise ValueError(
                 f"{OP}: scale must have shape [N, C] = [{n}, {c}], or [1, {c}] for all samples, got {list(scale.shape)}"
             )
         scale = scale.to(wide(x.dtype)).expand(n, c).contiguous()
     if noise is not None:
-        _check(x, "noise", noise)
-        want = (n, 1, h, w)
-        if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
-            raise ValueError(f"{OP}: noise must broadcast to [N, 1, H, W] = {list(want)}, got {list(noise.shape)}")
-        noise = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape)).to(wide(x.dtype))
-        noise = noise.expand(noise.shape[0], 1, h, w).contiguous()
+        noise = _validate.pixel_noise(OP, x, noise, (h, w)).to(wide(x.dtype)).contiguous()
     if b is not None:
-        _check(x, "b", b)
+        _validate.companion(OP, x, "b", b)
         if b.dim() != 1 or b.shape[0] != c:
             raise ValueError(f"{OP}: b must have shape [C] = [{c}], one number a channel of x, got {list(b.shape)}")
         b = b.to(wide(x.dtype)).contiguous()
     return x, scale, noise, b, act, alpha, gain, limit
-
-
-def _check(x: Tensor, name: str, value: Any) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = f"dtype {_validate.short(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{OP}: {name} must be a floating-point torch.Tensor or None, got {got}")
-    if value.device != x.device:
-        raise ValueError(f"{OP}: {name} must be on the device of x ({x.device}), got {value.device}")

@@ -9,8 +9,7 @@ from torch import Tensor
 
 from gankern import _layout
 from gankern._activations import activation_funcs, representable
-from gankern._dispatch import Row, Table
-from gankern._library import native_can_run
+from gankern._backends import kernel_table
 from gankern.ops.modulate import configs
 from gankern.ops.modulate.arguments import wide
 from gankern.ops.modulate.reference import backward_composed, double_backward_composed, modulate_composed
@@ -190,31 +189,9 @@ def _reference_double_backward(
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
-def _first_tensor(*args: Any) -> Tensor:
-    return next(a for a in args if isinstance(a, Tensor))
-
-
-def _triton_can_run(*args: Any) -> str | None:
-    from gankern.ops.modulate import triton_kernels
-
-    return triton_kernels.can_run(_first_tensor(*args))
-
-
-def _table(name: str, make: Any, reference: Any) -> Table:
-    return Table(
-        name,
-        [
-            Row("cuda", lambda *args: native_can_run("cuda", "modulate", _first_tensor(*args)), make("cuda")),
-            Row("cpu", lambda *args: native_can_run("cpu", "modulate", _first_tensor(*args)), make("cpu")),
-            Row("triton", _triton_can_run, make("triton")),
-            Row("reference", lambda *_: None, reference),
-        ],
-    )
-
-
-FORWARD = _table("modulate", _forward, _reference_forward)
-BACKWARD = _table("modulate_backward", _backward, _reference_backward)
-DOUBLE_BACKWARD = _table("modulate_double_backward", _double_backward, _reference_double_backward)
+FORWARD = kernel_table("modulate", "modulate", _forward, _reference_forward)
+BACKWARD = kernel_table("modulate_backward", "modulate", _backward, _reference_backward)
+DOUBLE_BACKWARD = kernel_table("modulate_double_backward", "modulate", _double_backward, _reference_double_backward)
 
 
 def in_place(x: Tensor, *rest: Any) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
 from gankern._library import LIBRARY
 from gankern.ops.modulate import arguments, backends
 from gankern.ops.modulate.reference import double_backward_composed, modulate_reference
@@ -196,9 +196,6 @@ def _sum_to(t: Tensor, shape: Any) -> Tensor:
     return t.sum(0, keepdim=True) if shape[0] == 1 and t.shape[0] != 1 else t
 
 
-torch.library.register_autograd("gankern::modulate", _backward, setup_context=_setup_context, lib=LIBRARY)
-
-
 # ---- second order ------------------------------------------------------------------------------------------------------
 # The slope is a function of what was saved. If that is the output y, its cotangent goes to y, and from there autograd's one
 # call of modulate_backward takes it, summed with whatever else reaches y, to x, scale, noise and b: no reduction is done
@@ -262,55 +259,12 @@ def _through_v(
     return to_x, to_scale, to_noise if noise is None or to_noise is None else _sum_to(to_noise, noise.shape), to_b
 
 
-torch.library.register_autograd(
-    "gankern::modulate_backward", _backward_backward, setup_context=_backward_setup_context, lib=LIBRARY
-)
-
-
-# ---- third order and above: through the reference ------------------------------------------------------------------------
-def _double_setup_context(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
-    ctx.save_for_backward(*inputs[:10])
-    ctx.settings, ctx.mask = inputs[10:14], inputs[14]
-    ctx.set_materialize_grads(False)
-
-
-def _double_backward_backward(ctx: Any, *cotangents: Tensor | None) -> tuple[Tensor | None, ...]:
-    tensors = ctx.saved_tensors
-    order = torch.is_grad_enabled()
-    with torch.enable_grad():
-        # Views, so that the derivatives stop here and autograd carries them on.
-        views: list[Any] = [None if t is None else t.view_as(t) for t in tensors]
-        call = [*views, *ctx.settings, ctx.mask]
-        outputs = double_backward_composed(*call)
-        used = [(o, g) for o, g, w in zip(outputs, cotangents, ctx.mask, strict=True) if w and g is not None]
-        used = [(o, g) for o, g in used if o.requires_grad]
-        asked = [i for i, v in enumerate(views) if v is not None and ctx.needs_input_grad[i]]
-        if not used or not asked:
-            return (None,) * 15
-        grads = torch.autograd.grad(
-            [o for o, _ in used], [views[i] for i in asked], [g for _, g in used], create_graph=order, allow_unused=True
-        )
-    result: list[Tensor | None] = [None] * 15
-    for i, gradient in zip(asked, grads, strict=True):
-        result[i] = gradient
-    return tuple(result)
-
-
-torch.library.register_autograd(
-    "gankern::modulate_double_backward", _double_backward_backward, setup_context=_double_setup_context, lib=LIBRARY
-)
-
-# ---- what the functions above call ---------------------------------------------------------------------------------------
-_MODULATE_BACKWARD = Differentiable(
-    torch.ops.gankern.modulate_backward.default, backends.BACKWARD, _backward_backward, _backward_setup_context
-)
+# ---- registration, and what the functions above call; third order and above through the reference ---------------------------
+_MODULATE = Differentiable("modulate", backends.FORWARD, _backward, _setup_context)
+_MODULATE_BACKWARD = Differentiable("modulate_backward", backends.BACKWARD, _backward_backward, _backward_setup_context)
 _MODULATE_DOUBLE_BACKWARD = Differentiable(
-    torch.ops.gankern.modulate_double_backward.default,
-    backends.DOUBLE_BACKWARD,
-    _double_backward_backward,
-    _double_setup_context,
+    "modulate_double_backward", backends.DOUBLE_BACKWARD, *composed_backward(double_backward_composed)
 )
-_MODULATE = Differentiable(torch.ops.gankern.modulate.default, backends.FORWARD, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

@@ -18,9 +18,9 @@ OP = "modulated_conv2d"
 class Prepared(NamedTuple):
     """Checked arguments, defaults filled in.
 
-    ``weight``, ``styles``, ``noise``, ``input_gain`` [N, I], ``bias`` and ``kernel_mix`` are in the wide type (float32;
-    float64 for float64 images); ``padding`` is the user's as (x0, x1, y0, y1); ``settings`` is (act, alpha, gain, clamp),
-    clamp -1 for none.
+    ``weight``, ``styles``, ``noise`` [N or 1, 1, Ho, Wo], ``input_gain`` [N, I], ``bias`` and ``kernel_mix`` are in the wide
+    type (float32; float64 for float64 images); ``padding`` is the user's as (x0, x1, y0, y1); ``settings`` is (act, alpha,
+    gain, clamp), clamp -1 for none.
     """
 
     x: Tensor
@@ -83,16 +83,16 @@ def prepare(
     if h < 1 or w < 1:
         raise ValueError(f"{OP}: x must have at least one pixel, got {list(x.shape)}")
     form = "[out_channels, in_channels, kh, kw], or [K, out_channels, in_channels, kh, kw] with kernel_mix"
-    _floating(x, "weight", weight, form)
+    _validate.companion(OP, x, "weight", weight, form)
     if weight.dim() not in (4, 5) or any(size < 1 for size in weight.shape):
         raise ValueError(f"{OP}: weight must be {form}, none of them 0, got {list(weight.shape)}")
     if weight.shape[-3] != i:
         raise ValueError(f"{OP}: weight {list(weight.shape)} takes {weight.shape[-3]} channels, x has {i}: {list(x.shape)}")
-    _floating(x, "styles", styles, f"[N, in_channels] = [{n}, {i}]")
+    _validate.companion(OP, x, "styles", styles, f"[N, in_channels] = [{n}, {i}]")
     if tuple(styles.shape) != (n, i):
         raise ValueError(f"{OP}: styles must have shape [N, in_channels] = [{n}, {i}], got {list(styles.shape)}")
     if kernel_mix is not None:
-        _floating(x, "kernel_mix", kernel_mix, "[N, K]")
+        _validate.companion(OP, x, "kernel_mix", kernel_mix, "[N, K]")
         if weight.dim() != 5:
             raise ValueError(f"{OP}: kernel_mix needs a weight of 5 dimensions [K, ...], got {list(weight.shape)}")
         if tuple(kernel_mix.shape) != (n, weight.shape[0]):
@@ -120,16 +120,13 @@ def prepare(
     pads = _validate.paddings(OP, padding)
     check_size(OP, x, weight.shape[-2:], resample_filter, up, down, total_padding(OP, resample_filter, up, down, pads))
     if bias is not None:
-        _floating(x, "bias", bias, f"[{weight.shape[-4]}]")
+        _validate.companion(OP, x, "bias", bias, f"[{weight.shape[-4]}]")
         if bias.dim() != 1 or bias.shape[0] != weight.shape[-4]:
             raise ValueError(f"{OP}: bias must have shape [out_channels] = [{weight.shape[-4]}], got {list(bias.shape)}")
         bias = bias.to(wide)
     if noise is not None:
-        want = [n, 1, *output_size(x, weight.shape[-2:], resample_filter, up, down, pads)]
-        _floating(x, "noise", noise, f"broadcastable to [N, 1, Ho, Wo] = {want}")
-        if noise.dim() > 4 or any(a != s and a != 1 for a, s in zip(reversed(noise.shape), reversed(want), strict=False)):
-            raise ValueError(f"{OP}: noise must broadcast to [N, 1, Ho, Wo] = {want}, got {list(noise.shape)}")
-        noise = noise.to(wide)
+        size = output_size(x, weight.shape[-2:], resample_filter, up, down, pads)
+        noise = _validate.pixel_noise(OP, x, noise, size, "[N, 1, Ho, Wo]").to(wide)
     return Prepared(
         x, weight.to(wide), styles.to(wide), noise, up, down, pads, resample_filter, demodulate, flip_weight,
         _input_gain(x, input_gain, wide), bias, _activations.settings(OP, act, alpha, gain, clamp), kernel_mix,
@@ -143,16 +140,8 @@ def _input_gain(x: Tensor, value: Any, wide: torch.dtype) -> Tensor | None:
     n, i = x.shape[:2]
     if not isinstance(value, Tensor):
         value = torch.full((), _validate.number(OP, "input_gain", value), dtype=wide, device=x.device)
-    _floating(x, "input_gain", value, f"[], [{i}] or [{n}, {i}]")
+    _validate.companion(OP, x, "input_gain", value, f"[], [{i}] or [{n}, {i}]")
     if tuple(value.shape) not in ((), (i,), (n, i)):
         raise ValueError(f"{OP}: input_gain must have shape [], [in_channels] = [{i}] or [N, in_channels] = [{n}, {i}], "
                          f"got {list(value.shape)}")  # fmt: skip
     return value.to(wide).expand(n, i)
-
-
-def _floating(x: Tensor, name: str, value: Any, form: str) -> None:
-    if not isinstance(value, Tensor) or not value.is_floating_point():
-        got = f"dtype {_validate.short(value.dtype)}" if isinstance(value, Tensor) else type(value).__name__
-        raise TypeError(f"{OP}: {name} must be a floating-point torch.Tensor {form}, got {got}")
-    if value.device != x.device:
-        raise ValueError(f"{OP}: {name} must be on the device of x ({x.device}), got {value.device}")

@@ -102,7 +102,7 @@ def modulated_conv2d(
     for n in range(p.x.shape[0]):
         own = slice(n, n + 1)
         mixed = (p.kernel_mix[n, :, None, None, None, None] * p.weight).sum(0)
-        shared = p.noise is None or p.noise.dim() < 4 or p.noise.shape[0] == 1
+        shared = p.noise is None or p.noise.shape[0] == 1
         parts.append(
             _layer(
                 p, p.x[own], mixed, p.styles[own], p.noise if shared else p.noise[own],  # type: ignore[index]
@@ -119,10 +119,6 @@ def _layer(
     used = [t for t in (x, weight, styles, noise, input_gain, p.bias, p.f) if t is not None]
     if torch.is_grad_enabled() and any(t.requires_grad for t in used):
         return _differentiable(p, x, factors(weight, styles, input_gain, p.demodulate, _is_half(x)), noise)
-    if noise is not None:
-        noise = noise.reshape((1,) * (4 - noise.dim()) + tuple(noise.shape))
-        size = arguments.output_size(x, weight.shape[2:], p.f, p.up, p.down, p.padding)
-        noise = noise.expand(noise.shape[0], 1, *size).contiguous()
     return torch.ops.gankern.modulated_conv2d_inference.default(
         x, weight, styles, input_gain, p.demodulate, noise, p.bias, p.f, p.up, p.down, list(p.padding), p.flip_weight,
         *p.settings,

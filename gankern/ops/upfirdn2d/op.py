@@ -154,10 +154,8 @@ def _backward(ctx: Any, dy: Tensor | None) -> tuple[Tensor | None, ...]:
     return dx, df, None, None, None, None, None
 
 
-torch.library.register_autograd("gankern::upfirdn2d", _backward, setup_context=_setup_context, lib=LIBRARY)
-
 # ---- what the functions above call ---------------------------------------------------------------------------------------
-_UPFIRDN2D = Differentiable(torch.ops.gankern.upfirdn2d.default, TABLE, _backward, _setup_context)
+_UPFIRDN2D = Differentiable("upfirdn2d", TABLE, _backward, _setup_context)
 
 _dispatch.register(
     _dispatch.OpSpec(

@@ -1,0 +1,43 @@
+"""The dispatch table of an operator that has kernels of all kinds."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+from torch import Tensor
+
+from gankern._dispatch import Row, Table
+from gankern._library import native_can_run
+
+
+def kernel_table(
+    name: str, op: str, make: Callable[[str], Callable[..., Any]], reference: Callable[..., Any], image: int | None = None
+) -> Table:
+    """CUDA, CPU and Triton kernels of ``op``, in this order, and the reference.
+
+    Args:
+        name: of the operator.
+        op: whose folder and native kernels they are.
+        make: gives what runs a backend: 'cuda', 'cpu' or 'triton'.
+        reference: what runs plain PyTorch.
+        image: which argument decides whether a kernel can run. Default None: the first tensor.
+    """
+
+    def decisive(args: tuple[Any, ...]) -> Tensor:
+        return next(a for a in args if isinstance(a, Tensor)) if image is None else args[image]
+
+    def triton_can_run(*args: Any) -> str | None:
+        reason: str | None = import_module(f"gankern.ops.{op}.triton_kernels").can_run(decisive(args))
+        return reason
+
+    return Table(
+        name,
+        [
+            Row("cuda", lambda *args: native_can_run("cuda", op, decisive(args)), make("cuda")),
+            Row("cpu", lambda *args: native_can_run("cpu", op, decisive(args)), make("cpu")),
+            Row("triton", triton_can_run, make("triton")),
+            Row("reference", lambda *_: None, reference),
+        ],
+    )
