@@ -70,5 +70,7 @@ const char* launch_modulate_double_backward(const ModulateParams& p, void* strea
 
 // CPU: each does rectangles [begin, end) of N * pixel_chunks * channel_chunks, in the order [N, pixel_chunks, channel_chunks].
 GK_DECLARE_CPU(void, modulate_cpu, (const ModulateParams& p, int64_t begin, int64_t end))
+// Forward with x in the other layout than y: channels_last is y's.
+GK_DECLARE_CPU(void, modulate_relaid_cpu, (const ModulateParams& p, int64_t begin, int64_t end))
 GK_DECLARE_CPU(void, modulate_backward_cpu, (const ModulateParams& p, int64_t begin, int64_t end))
 GK_DECLARE_CPU(void, modulate_double_backward_cpu, (const ModulateParams& p, int64_t begin, int64_t end))

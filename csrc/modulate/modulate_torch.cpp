@@ -96,6 +96,20 @@ void forward(const Tensor& x, const OptionalTensor& scale, const OptionalTensor&
 #endif
 }
 
+#if !defined(GK_BIND_CUDA)
+void relaid(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& b,
+            Tensor y, bool channels_last, int64_t pixel_chunk, int64_t channel_chunk, int64_t act, double alpha,
+            double gain, double clamp) {
+  ModulateParams p =
+      common(x, x, scale, noise, b, {channels_last, pixel_chunk, channel_chunk, act, alpha, gain, clamp});
+  p.y = image_out(y, x, "y");
+  STD_TORCH_CHECK(p.y != p.x || x.numel() == 0, "modulate: not in place from one layout into the other");
+  if (x.numel() == 0) return;
+  advise_output(p.y, x);
+  parallel(p, GK_CPU_SELECT(modulate_relaid_cpu));
+}
+#endif
+
 void backward(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& scale,
               const OptionalTensor& noise, const OptionalTensor& b, OptionalTensor dx, OptionalTensor dscale_partial,
               OptionalTensor dnoise_partial, OptionalTensor db_partial, bool channels_last, int64_t pixel_chunk,
@@ -158,6 +172,9 @@ void double_backward(const OptionalTensor& u, const OptionalTensor& u_scale, con
   "bool channels_last, int pixel_chunk, int channel_chunk, int act, float alpha, float gain, float clamp) -> ()"
 STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
   m.def(GK_OP_NAME(modulate) "(Tensor x, Tensor? scale, Tensor? noise, Tensor? b, Tensor(a!) y, " GK_MODULATE_TAIL);
+#if !defined(GK_BIND_CUDA)
+  m.def("modulate_relaid_cpu(Tensor x, Tensor? scale, Tensor? noise, Tensor? b, Tensor(a!) y, " GK_MODULATE_TAIL);
+#endif
   m.def(GK_OP_NAME(modulate_backward)
         "(Tensor dy, Tensor? y, Tensor? x, Tensor? scale, Tensor? noise, Tensor? b, Tensor(a!)? dx, "
         "Tensor(b!)? dscale_partial, Tensor(c!)? dnoise_partial, Tensor(d!)? db_partial, " GK_MODULATE_TAIL);
@@ -168,6 +185,9 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, GK_DISPATCH_KEY, m) {
   m.impl(GK_OP_NAME(modulate), TORCH_BOX(&gk::forward));
+#if !defined(GK_BIND_CUDA)
+  m.impl("modulate_relaid_cpu", TORCH_BOX(&gk::relaid));
+#endif
   m.impl(GK_OP_NAME(modulate_backward), TORCH_BOX(&gk::backward));
   m.impl(GK_OP_NAME(modulate_double_backward), TORCH_BOX(&gk::double_backward));
 }

@@ -13,9 +13,10 @@ import torch
 from torch import Tensor
 
 from gankern._dispatch import Row, Table
-from gankern.ops.conv2d import arguments
+from gankern.ops.conv2d import arguments, configs
 from gankern.ops.conv2d.reference import weight_gradient_composed
 from gankern.ops.conv2d.scope import weight_gradients_disabled
+from gankern.ops.modulate import relayout
 
 _aten = SimpleNamespace(convolution=torch.convolution, convolution_backward=torch.ops.aten.convolution_backward.default)
 
@@ -48,12 +49,15 @@ def _empty(x: Tensor, shape: Sequence[int], *operands: Tensor) -> Tensor:
 
 
 # ---- oneDNN and cuDNN, through PyTorch --------------------------------------------------------------------------------------
-def _vendor(output: Callable[..., Tensor], arithmetic: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """``arithmetic(first, second, ...)`` in the promised layout, on any dtype, without autocast."""
+def _vendor(kind: str, output: Callable[..., Tensor], arithmetic: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """``arithmetic(first, second, third, stride, ...)`` in the promised layout, on any dtype, without autocast."""
 
     def run(first: Tensor, second: Tensor, *rest: Any) -> Tensor:
         fmt = arguments.memory_format(first, second)
-        first, second = first.contiguous(memory_format=fmt), second.contiguous(memory_format=fmt)
+        inside = fmt
+        if fmt == torch.contiguous_format and configs.channels_last_inside(kind, first, second, rest[1], rest[-1]):
+            inside = torch.channels_last
+        first, second = relayout(first, inside), relayout(second, inside)
         if torch._C._is_any_autocast_enabled():
             # The operands have their dtype already: a backward pass inside an autocast region must not have it changed.
             with torch.autocast(first.device.type, enabled=False):
@@ -61,10 +65,10 @@ def _vendor(output: Callable[..., Tensor], arithmetic: Callable[..., Tensor]) ->
         else:
             y = arithmetic(first, second, *rest)
         if not y.is_contiguous(memory_format=fmt):
-            return output(first, second, *rest).copy_(y)
+            y = relayout(y, fmt)
         if y.numel() == 0 or 1 in y.shape:
             # One channel or one pixel is contiguous in both layouts, with strides of either.
-            made = output(first, second, *rest)
+            made = torch.empty_like(y, memory_format=fmt)
             return y if made.stride() == y.stride() else made.copy_(y)
         return y
 
@@ -137,8 +141,10 @@ def _table(name: str, vendor: Callable[..., Tensor], reference: Callable[..., Te
     return Table(name, [Row("aten", lambda *_: None, vendor), Row("reference", lambda *_: None, reference)])
 
 
-CONV2D = _table("conv2d", _vendor(conv2d_output, _conv2d), _reference_conv2d)
-CONV_TRANSPOSE2D = _table("conv_transpose2d", _vendor(conv_transpose2d_output, _conv_transpose2d), _reference_conv_transpose2d)
+CONV2D = _table("conv2d", _vendor("conv", conv2d_output, _conv2d), _reference_conv2d)
+CONV_TRANSPOSE2D = _table(
+    "conv_transpose2d", _vendor("transpose", conv_transpose2d_output, _conv_transpose2d), _reference_conv_transpose2d
+)
 WEIGHT_GRADIENT = _table(
-    "conv2d_weight_gradient", _vendor(weight_gradient_output, _weight_gradient), _reference_weight_gradient
+    "conv2d_weight_gradient", _vendor("weight", weight_gradient_output, _weight_gradient), _reference_weight_gradient
 )

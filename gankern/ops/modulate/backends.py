@@ -12,6 +12,7 @@ from gankern._activations import activation_funcs, representable
 from gankern._backends import kernel_table
 from gankern.ops.modulate import configs
 from gankern.ops.modulate.arguments import wide
+from gankern.ops.modulate.layouts import relayout, turn, turns
 from gankern.ops.modulate.reference import backward_composed, double_backward_composed, modulate_composed
 
 
@@ -50,7 +51,7 @@ def _is_channels_last(x: Tensor) -> bool:
 
 def _dense_as(t: Tensor | None, like: Tensor) -> Tensor | None:
     """``t`` dense in the layout of ``like``, copied only if it is not so already."""
-    return None if t is None else t.contiguous(memory_format=_layout.memory_format(like))
+    return None if t is None else relayout(t, _layout.memory_format(like))
 
 
 def _contiguous(t: Tensor | None) -> Tensor | None:
@@ -103,7 +104,9 @@ def _forward(backend: str) -> Any:
 
 
 def _forward_into(backend: str, x: Tensor, scale: Any, noise: Any, b: Any, y: Tensor, *settings: Any) -> None:
-    if x.numel():
+    if x.numel() and backend == "cpu" and turns(x, y):
+        turn(x, _contiguous(scale), _contiguous(noise), _contiguous(b), y, *_settings(x.dtype, *settings))
+    elif x.numel():
         _kernel(backend, "modulate")(
             _dense_as(x, y), _contiguous(scale), _contiguous(noise), _contiguous(b), y,
             *_Cut(backend, y).arguments, *_settings(x.dtype, *settings),

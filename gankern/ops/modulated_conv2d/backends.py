@@ -11,7 +11,7 @@ from gankern import _layout
 from gankern._activations import activation_funcs
 from gankern._dispatch import Row, Table
 from gankern.ops.conv2d_resample import conv2d_resample
-from gankern.ops.modulate import modulate, modulate_
+from gankern.ops.modulate import modulate_, relayout
 from gankern.ops.modulated_conv2d import arguments, plan
 from gankern.ops.modulated_conv2d.factors import Factors, factors
 
@@ -37,22 +37,28 @@ def _aten(
     fmt = _layout.memory_format(x)
     w, a, d = _factors(x, weight, styles, input_gain, demodulate)
 
-    def convolve(images: Tensor, kernel: Tensor) -> Tensor:
-        z = conv2d_resample(images, kernel.to(x.dtype, memory_format=fmt), f, up, down, padding, 1, flip_weight)
-        return z.contiguous(memory_format=fmt)
+    def convolve(images: Tensor, kernel: Tensor, layout: torch.memory_format) -> Tensor:
+        z = conv2d_resample(images, kernel.to(x.dtype, memory_format=layout), f, up, down, padding, 1, flip_weight)
+        return relayout(z, layout)
 
-    if x.device.type != "cpu" or not plan.fold(w.shape, x.shape[2] * x.shape[3]):
-        return modulate_(convolve(modulate(x, a), w), d, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
-    kernels = (w * (a[n] if d is None else d[n, :, None] * a[n]).unsqueeze(-1).unsqueeze(-1) for n in range(x.shape[0]))
-    if x.shape[0] == 1:
-        return modulate_(convolve(x, next(kernels)), None, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
+    epilogue = (act, alpha, gain, clamp)
+    cpu = x.device.type == "cpu"
+    if cpu and plan.fold(x.shape[0], w.shape, x.shape[2] * x.shape[3]):
+        kernel = w * (a if d is None else d[0, :, None] * a).unsqueeze(-1).unsqueeze(-1)
+        return _in_place(convolve(x, kernel, fmt), None, noise, b, *epilogue)
+    inside = torch.channels_last if cpu and plan.channels_last_inside(w.shape, x.shape) else fmt
+    images = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=inside)
+    torch.ops.gankern.modulate_into.default(x, a, None, None, "linear", 0.0, 1.0, -1.0, images)
+    z = convolve(images, w, inside)
+    if inside == fmt:
+        return _in_place(z, d, noise, b, *epilogue)
     y = output(x, weight, styles, input_gain, demodulate, noise, b, f, up, down, padding)
-    noise = None if noise is None else noise.expand(x.shape[0], 1, *y.shape[2:])
-    for n, kernel in enumerate(kernels):
-        z = convolve(x[n : n + 1], kernel)
-        own = None if noise is None else noise[n : n + 1].contiguous()
-        torch.ops.gankern.modulate_into.default(z, None, own, b, act, alpha, gain, clamp, y[n : n + 1])
+    torch.ops.gankern.modulate_into.default(z, d, noise, b, *epilogue, y)
     return y
+
+
+def _in_place(z: Tensor, d: Any, noise: Any, b: Any, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
+    return modulate_(z, d, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
 
 
 # ---- Triton -----------------------------------------------------------------------------------------------------------------

@@ -97,7 +97,7 @@ SAMPLES = [
     _sample("input_gain_samples", (2, 3, 5, 6), (4, 3, 3, 3), input_gain=(2, 3), padding=2, demodulate=False),
     _sample("kernel_mix", (3, 3, 5, 6), (2, 4, 3, 3, 3), noise=(3, 1, 5, 6), padding=1, act="lrelu", tags=_CHECK),
     _sample("kernel_mix_up_2", (2, 3, 4, 4), (3, 4, 3, 3, 3), padding=1, up=2, taps=True, input_gain=(3,)),
-    _sample("large_images_small_weights", (2, 2, 12, 13), (1, 2, 3, 3), noise=(2, 1, 12, 13), padding=1, act="lrelu"),
+    _sample("channels_last_inside", (2, 16, 6, 7), (16, 16, 3, 3), noise=(2, 1, 6, 7), padding=1, act="lrelu"),
     _sample("one_large_image", (1, 2, 12, 13), (3, 2, 3, 3), noise=(1, 1, 12, 13), padding=1, act="lrelu", clamp=8.0),
     _sample("empty_batch", (0, 3, 5, 6), (4, 3, 3, 3), padding=1),
     _sample("only_styles_trained", (2, 3, 5, 6), (4, 3, 3, 3), padding=1, act="lrelu", differentiable=("styles",)),
