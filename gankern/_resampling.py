@@ -1,4 +1,4 @@
-"""What the operators around resampling convolutions share: the padding that they mean, and the definition in plain PyTorch."""
+"""What resampling operators share: the padding that they mean, and the definitions in plain PyTorch."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def resampled_conv2d(
     flip_filter: bool = False,
 ) -> Tensor:
     """The definition, every pixel of it: upsample with the filter, pad, convolve, downsample with the filter."""
-    y = torch.nn.functional.pad(_spread(x, up), list(pads))  # negative padding crops
+    y = torch.nn.functional.pad(spread(x, (up, up)), list(pads))  # negative padding crops
     if up > 1:
         y = _fir(y, f, flip_filter, up**2)
     y = torch.nn.functional.conv2d(y, w if flip_weight else w.flip(2, 3), groups=groups)
@@ -59,13 +59,42 @@ def resampled_conv2d(
     return y
 
 
-def _spread(x: Tensor, up: int) -> Tensor:
-    """``up - 1`` zeros behind every pixel."""
-    if up == 1:
+def spread(x: Tensor, up: Sequence[int]) -> Tensor:
+    """``up - 1`` zeros behind every pixel; ``up`` is (x, y)."""
+    if up[0] == 1 and up[1] == 1:
         return x
     n, c, h, w = x.shape
-    zeros = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, up - 1, 0, 0, 0, up - 1])
-    return zeros.reshape(n, c, h * up, w * up)
+    zeros = torch.nn.functional.pad(x.reshape(n, c, h, 1, w, 1), [0, up[0] - 1, 0, 0, 0, up[1] - 1])
+    return zeros.reshape(n, c, h * up[1], w * up[0])
+
+
+def fir(z: Tensor, f: Tensor | None, step: Sequence[int], flip: bool, gain: float) -> Tensor:
+    """Filter every channel where the taps lie wholly inside, every step-th position; ``step`` is (x, y).
+
+    ``f``: taps as upfirdn2d takes them, reversed unless ``flip``; in the dtype of ``z``.
+    """
+    if f is None:
+        return z[:, :, :: step[1], :: step[0]] * gain
+    g = f.to(z.dtype)
+    if not flip:
+        g = g.flip(list(range(g.dim())))
+    # Autocast would run the convolution in another dtype than z's.
+    with torch.autocast(z.device.type, enabled=False):
+        if g.dim() == 2:
+            return correlate(z, g * gain, step[0], step[1])
+        return correlate(correlate(z, g[None, :], step[0], 1), g[:, None] * gain, 1, step[1])
+
+
+def correlate(z: Tensor, g: Tensor, step_x: int, step_y: int) -> Tensor:
+    """Correlate every channel with the same taps g [kh, kw], every step-th position."""
+    n, c, h, w = z.shape
+    # As images of one channel: a depthwise convolution needs a channel, and PyTorch 2.13's hangs on the CPU for half types and
+    # more than 13 taps along x.
+    wide_half = z.dtype in (torch.bfloat16, torch.float16) and z.device.type == "cpu" and g.shape[1] > 12
+    if c == 0 or wide_half:
+        y = torch.nn.functional.conv2d(z.reshape(n * c, 1, h, w), g[None, None], stride=(step_y, step_x))
+        return y.reshape(n, c, y.shape[2], y.shape[3])
+    return torch.nn.functional.conv2d(z, g[None, None].expand(c, 1, -1, -1), stride=(step_y, step_x), groups=c)
 
 
 def _fir(x: Tensor, f: Tensor | None, flip_filter: bool, gain: float) -> Tensor:

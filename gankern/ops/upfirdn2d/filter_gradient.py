@@ -7,7 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from gankern.ops.upfirdn2d.reference import _correlate, _stuff
+from gankern._resampling import correlate, spread
+from gankern.ops.upfirdn2d.reference import padded
 
 
 def filter_gradient_reference(
@@ -19,14 +20,14 @@ def filter_gradient_reference(
     of dy with the slice of z that this tap meets. A separable filter g (x) g gets the sum of both axes' gradients.
     """
     dtype = torch.float64 if x.dtype == torch.float64 else torch.float32
-    z, dy = _stuff(x.to(dtype), up, padding), dy.to(dtype)
+    z, dy = padded(spread(x.to(dtype), up), padding), dy.to(dtype)
     if f.dim() == 2:
         dg = _taps_gradient(z, dy, f.shape[0], f.shape[1], down[0], down[1])
         return (dg if flip_filter else dg.flip([0, 1])).to(f.dtype)
     taps = f.shape[0]
     g = f.to(dtype) if flip_filter else f.to(dtype).flip([0])
-    along_x = _taps_gradient(_correlate(z, g[:, None], 1, down[1]), dy, 1, taps, down[0], 1)[0]
-    along_y = _taps_gradient(_correlate(z, g[None, :], down[0], 1), dy, taps, 1, 1, down[1])[:, 0]
+    along_x = _taps_gradient(correlate(z, g[:, None], 1, down[1]), dy, 1, taps, down[0], 1)[0]
+    along_y = _taps_gradient(correlate(z, g[None, :], down[0], 1), dy, taps, 1, 1, down[1])[:, 0]
     dg = along_x + along_y
     return (dg if flip_filter else dg.flip([0])).to(f.dtype)
 
