@@ -123,9 +123,9 @@ def _slopes_of_v(v, alpha, gain, ACT: tl.constexpr):
     elif ACT == "lrelu":
         first = tl.where(v > 0, one, alpha)
     elif ACT == "tanh":
-        t = _tanh(v)
-        first = 1 - t * t
-        second = -2 * t * first
+        e = tl.exp(-2 * tl.abs(v))
+        first = 4 * e / ((1 + e) * (1 + e))  # 1 - tanh^2, where that would be a difference of like numbers
+        second = -2 * _tanh(v) * first
     elif ACT == "sigmoid":
         s = _sigmoid(v)
         first = s * (1 - s)
