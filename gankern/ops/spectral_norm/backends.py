@@ -1,0 +1,80 @@
+"""The implementations of spectral_norm and its backward: PyTorch's own arithmetic in few passes over the weight."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from gankern import _autocast, _layout
+from gankern._dispatch import Row, Table
+from gankern.ops.spectral_norm.arguments import matrix, order, permuted, restored, wide
+from gankern.ops.spectral_norm.reference import backward_composed
+
+
+def empty_like(weight: Tensor) -> Tensor:
+    """What comes out: dense, channels_last if ``weight`` is."""
+    fmt = _layout.memory_format(weight) if weight.dim() == 4 else torch.contiguous_format
+    return torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=fmt)
+
+
+@torch.no_grad()
+def iterate(weight: Tensor, u: Tensor, v: Tensor, dim: int, count: int, eps: float) -> tuple[Tensor, Tensor, Tensor]:
+    """Advance ``u`` and ``v`` in place by ``count`` power iterations; (u, v, sigma) in the wide type, nobody else's memory.
+
+    sigma is u^T W v. After an iteration W^T u is at hand, and the product of that with v is sigma: no further pass over W.
+    """
+    dtype = wide(weight.dtype)
+    axes = order(weight, dim)
+    with _autocast.suspended(weight.device):
+        m = matrix(weight.detach(), axes).to(dtype)
+        left, right = u.detach().to(dtype, copy=True), permuted(v.detach().to(dtype, copy=True), weight.shape, axes)
+        back = None
+        for _ in range(count):
+            left = F.normalize(m.mv(right), dim=0, eps=eps)
+            back = m.t().mv(left)
+            right = F.normalize(back, dim=0, eps=eps)
+            if u.dtype != dtype or v.dtype != dtype:  # the next product sees what the buffers can hold
+                left, right, back = left.to(u.dtype).to(dtype), right.to(v.dtype).to(dtype), None
+        v_own = restored(right, weight.shape, axes)
+        if count:
+            u.copy_(left), v.copy_(v_own)
+        sigma = left.dot(m.mv(right)) if back is None else back.dot(right)
+    return left, v_own, sigma
+
+
+def _forward(weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int) -> Tensor:
+    y = empty_like(weight)
+    if weight.dtype == sigma.dtype:
+        return torch.div(weight, sigma, out=y)
+    return y.copy_(weight.to(sigma.dtype).div_(sigma))
+
+
+def _backward(dy: Tensor, weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int, mask: Any) -> Tensor:
+    axes = order(weight, dim)
+    with _autocast.suspended(weight.device):
+        m, g = (matrix(t, axes).to(sigma.dtype) for t in (weight, dy))
+        share = g.reshape(-1).dot(m.reshape(-1)) / sigma
+        dw = torch.addr(g, u * -share, permuted(v, weight.shape, axes)).div_(sigma)
+    shape = [weight.shape[d] for d in axes]
+    back = dw.view(shape).permute([axes.index(d) for d in range(len(axes))]).to(weight.dtype)
+    fmt = _layout.memory_format(weight) if weight.dim() == 4 else torch.contiguous_format
+    return back.contiguous(memory_format=fmt)
+
+
+def _reference_forward(weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim: int) -> Tensor:
+    return empty_like(weight).copy_(weight.to(sigma.dtype) / sigma)
+
+
+def _reference_backward(dy: Tensor, weight: Tensor, *rest: Any) -> Tensor:
+    return empty_like(weight).copy_(backward_composed(dy, weight, *rest)[0])
+
+
+def _always(*_: Any) -> None:
+    return None
+
+
+FORWARD = Table("spectral_norm", [Row("aten", _always, _forward), Row("reference", _always, _reference_forward)])
+BACKWARD = Table("spectral_norm_backward", [Row("aten", _always, _backward), Row("reference", _always, _reference_backward)])
