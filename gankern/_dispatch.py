@@ -132,6 +132,8 @@ class OpSpec:
         stages: operators in a row that make up the op, each of which rounds what it hands on to the dtype of the images.
         autocast: 'keep' computes in the dtype of the inputs under autocast; 'lower' casts all tensors to autocast's dtype, as a
             convolution does; 'image' only the images.
+        no_float64: backends that refuse float64, as kernels made of matrix products may.
+        wide_output: the output is float32, or float64 for float64 images, whatever their dtype.
     """
 
     name: str
@@ -144,6 +146,8 @@ class OpSpec:
     image: str = "x"
     stages: int = 1
     autocast: str = "keep"
+    no_float64: tuple[str, ...] = ()
+    wide_output: bool = False
 
 
 OPS: dict[str, OpSpec] = {}
@@ -156,8 +160,13 @@ def register(spec: OpSpec) -> None:
     OPS[spec.name] = spec
 
 
-def runs_on(spec: OpSpec, backend: str) -> bool:
-    """Whether ``use_backend(backend)`` is of use to an op: it has such a row, or is a composition, whose parts may have."""
+def runs_on(spec: OpSpec, backend: str, dtype: torch.dtype | None = None) -> bool:
+    """Whether ``use_backend(backend)`` is of use to an op: it has such a row, or is a composition, whose parts may have.
+
+    With ``dtype``: whether it is for such images.
+    """
+    if dtype == torch.float64 and backend in spec.no_float64:
+        return False
     return backend != "aten" if spec.table is None else spec.table.row(backend) is not None
 
 

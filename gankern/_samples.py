@@ -26,6 +26,7 @@ class Sample:
         macs: multiply-adds of one forward (a documented count of the useful work, not of any implementation).
         bytes: ``bytes(itemsize)``: least memory traffic of one forward, inputs read once and output written once.
         layouts: memory layouts it makes sense in.
+        dtypes: dtypes of benchmark rows it makes sense in.
         description: one line for tables and plots.
     """
 
@@ -36,6 +37,7 @@ class Sample:
     macs: int = 0
     bytes: Callable[[int], int] = lambda itemsize: 0
     layouts: tuple[str, ...] = LAYOUTS
+    dtypes: tuple[torch.dtype, ...] = DTYPES
     description: str = ""
 
     def inputs(

@@ -91,12 +91,15 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     mark = next(m for m in metafunc.definition.iter_markers("cases"))
     names, cases = mark.args
+    dtypes = mark.kwargs.get("dtypes")
     params = []
     for case in cases:
         for b in backends():
-            if runs_on(case.values[0], b.name):
-                params.append(pytest.param(*case.values, b, id=f"{case.id}-{ids(b)}"))
-    metafunc.parametrize(f"{names}, backend_case", params)
+            for dtype in dtypes or [None]:
+                if runs_on(case.values[0], b.name, dtype):
+                    name, own = f"{case.id}-{ids(b)}", (dtype,) if dtypes else ()
+                    params.append(pytest.param(*case.values, b, *own, id=f"{name}-{ids(dtype)}" if dtypes else name))
+    metafunc.parametrize(f"{names}, backend_case, dtype" if dtypes else f"{names}, backend_case", params)
 
 
 def emulated_cuda() -> Any:
@@ -108,18 +111,17 @@ def emulated_cuda() -> Any:
     return harness.install_rows()
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=ids)
-@pytest.mark.cases("spec, sample, layout", CASES)
+@pytest.mark.cases("spec, sample, layout", CASES, dtypes=DTYPES)
 def test_forward_and_derivatives(spec: OpSpec, sample: Sample, dtype: torch.dtype, layout: str, backend: Backend) -> None:
     outcomes = check_sample(spec, sample, backend.name, dtype, layout, backend.device)
     failed = [f"{o.what}: {o.comparison}" for o in outcomes if not o.comparison.ok]
     assert not failed, "\n".join(failed)
 
 
-@pytest.mark.cases("spec, sample", CHECKS)
-def test_gradcheck(spec: OpSpec, sample: Sample, backend: Backend) -> None:
-    """Against finite differences, in float64, first and second order."""
-    kwargs = sample.inputs(torch.float64, device=backend.device)
+@pytest.mark.cases("spec, sample", CHECKS, dtypes=(torch.float64,))
+def test_gradcheck(spec: OpSpec, sample: Sample, dtype: torch.dtype, backend: Backend) -> None:
+    """Against finite differences, first and second order."""
+    kwargs = sample.inputs(dtype, device=backend.device)
 
     def function(*leaves: torch.Tensor) -> torch.Tensor:
         return spec.public(**{**kwargs, **dict(zip(sample.differentiable, leaves, strict=True))})
@@ -267,26 +269,36 @@ def test_functorch(spec: OpSpec) -> None:
     torch.testing.assert_close(functional, ordinary)
 
 
-@pytest.mark.cases("spec", SPECS)
-def test_autocast(spec: OpSpec, backend: Backend) -> None:
+@pytest.mark.cases("spec", SPECS, dtypes=(torch.float32, torch.bfloat16, torch.float64))
+def test_autocast(spec: OpSpec, dtype: torch.dtype, backend: Backend) -> None:
     """Under autocast an op computes in the dtype of its input, but for convolutions, which take autocast's as PyTorch's do."""
     sample = next(s for s in spec.samples if "check" in s.tags)
-    for dtype in (torch.float32, torch.bfloat16, torch.float64):
-        kwargs = sample.inputs(dtype, device=backend.device)
-        lower = spec.autocast != "keep" and dtype != torch.float64
-        expected = sample.inputs(torch.bfloat16, device=backend.device) if lower and spec.autocast == "lower" else kwargs
-        if lower and spec.autocast == "image":
-            low = kwargs[spec.image].detach().to(torch.bfloat16).requires_grad_()
-            expected = {**kwargs, spec.image: low}
-        with gankern.use_backend(backend.name):
-            plain = derivatives(spec.public, expected, sample.differentiable)
-            with torch.autocast(backend.device, dtype=torch.bfloat16):
-                result = derivatives(spec.public, kwargs, sample.differentiable)
-        assert result.output.dtype == plain.output.dtype
-        assert torch.equal(result.output, plain.output)
-        for name, gradient in result.first.items():
-            assert gradient.dtype == dtype
-            torch.testing.assert_close(gradient, plain.first[name].to(dtype), rtol=2e-2, atol=2e-2)
+    kwargs = sample.inputs(dtype, device=backend.device)
+    lower = spec.autocast != "keep" and dtype != torch.float64
+    expected = sample.inputs(torch.bfloat16, device=backend.device) if lower and spec.autocast == "lower" else kwargs
+    if lower and spec.autocast == "image":
+        low = kwargs[spec.image].detach().to(torch.bfloat16).requires_grad_()
+        expected = {**kwargs, spec.image: low}
+    with gankern.use_backend(backend.name):
+        plain = derivatives(spec.public, expected, sample.differentiable)
+        with torch.autocast(backend.device, dtype=torch.bfloat16):
+            result = derivatives(spec.public, kwargs, sample.differentiable)
+    assert result.output.dtype == plain.output.dtype
+    assert torch.equal(result.output, plain.output)
+    for name, gradient in result.first.items():
+        assert gradient.dtype == dtype
+        torch.testing.assert_close(gradient, plain.first[name].to(dtype), rtol=2e-2, atol=2e-2)
+
+
+@pytest.mark.skipif(not INTERPRETED and not HAS_GPU, reason="what cannot run here says so before it looks at the dtype")
+@pytest.mark.parametrize("spec", [s for s in SPECS if s.values[0].no_float64])
+def test_a_refusal_of_float64_is_named(spec: OpSpec) -> None:
+    sample = next(s for s in spec.samples if "check" in s.tags)
+    kwargs = sample.inputs(torch.float64, device="cpu" if INTERPRETED else "cuda")
+    for name in spec.no_float64:
+        assert name not in ("reference", "cpu"), "these take everything"
+        with gankern.use_backend(name), pytest.raises(RuntimeError, match="float64"):
+            spec.public(**kwargs)
 
 
 def test_every_contract_has_a_sample() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import INTERPRETED
-from cuda_emulation import harness, upfirdn2d_cases
+from cuda_emulation import adain_cases, filtered_lrelu_cases, harness, upfirdn2d_cases
 from numpy.typing import NDArray
 
 import gankern
@@ -293,6 +293,11 @@ def test_kernels_in_other_orders(seed: int, threads: int) -> None:
         harness.set_order()
 
 
+def test_adain_at_random() -> None:
+    harness.load()
+    adain_cases.run_all(count=150, seed=0, orders=(0, 1, 2, 7))
+
+
 def test_upfirdn2d_at_its_seams() -> None:
     harness.load()
     upfirdn2d_cases.run_all(count=120, seed=0, orders=(0, 1, 2, 7))
@@ -303,6 +308,16 @@ def test_upfirdn2d_large_offsets() -> None:
     upfirdn2d_cases.large_offsets()
 
 
+def test_filtered_lrelu_at_its_seams() -> None:
+    harness.load()
+    filtered_lrelu_cases.run_all(count=80, seed=0, orders=(0, 1, 2, 7), every=2)
+
+
+def test_filtered_lrelu_large_offsets() -> None:
+    harness.load()
+    filtered_lrelu_cases.large_offsets()
+
+
 def test_kernels_under_sanitizers() -> None:
     harness.build(sanitize=True)
     run = child(
@@ -310,6 +325,8 @@ def test_kernels_under_sanitizers() -> None:
         harness.load(sanitize=True)
         run_samples((torch.float16,))
         upfirdn2d_cases.run_all(count=20, seed=1, orders=(0, 1, 7), every=4)
+        adain_cases.run_all(count=40, seed=2, orders=(0, 1, 7))
+        filtered_lrelu_cases.run_all(count=15, seed=1, orders=(0, 1, 7), every=7)
         """
     )
     assert run.returncode == 0, run.stderr[-6000:]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gankern.bench.penalised import CONTENDERS
 from gankern.bench.rows import Row
 from gankern.bench.steps import PATCHED
 
@@ -20,6 +21,26 @@ from gankern.bench.steps import PATCHED
 def _patched(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
     """Eager code with gankern's convolutions alone."""
     return {"patched_conv": lambda: PATCHED[row.op](**kwargs)}
+
+
+def _modulated_conv2d(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The convolution alone, and eager code that scales images rather than weights (StyleGAN2's without fused_modconv)."""
+    return {**_plain_conv(row, kwargs), **_scaled_conv(row, kwargs)}
+
+
+def _scaled_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    x, weight, styles, b = (kwargs[k].detach() for k in ("x", "weight", "styles", "bias"))
+    if row.direction != "forward" or kwargs.get("up", 1) > 1 or weight.dim() == 5:
+        return {}
+
+    def scaled() -> Any:
+        with torch.no_grad():
+            d = (styles.square() @ weight.square().sum((2, 3)).t() + 1e-8).rsqrt()
+            y = F.conv2d(x * styles[:, :, None, None], weight, padding=kwargs.get("padding", 0))
+            y = y * d[:, :, None, None] + kwargs["noise"] + b[:, None, None]
+            return (F.leaky_relu(y, 0.2) * 2**0.5).clamp(-256, 256)
+
+    return {"scaled_conv": scaled}
 
 
 def _plain_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -43,7 +64,35 @@ def _plain_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]
     return {"plain_conv": plain}
 
 
+def _instance_norm(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """PyTorch's own operator and the activation behind it, where that says it all."""
+    acts: dict[str, Callable[[Any], Any]] = {"relu": F.relu, "lrelu": lambda v: F.leaky_relu(v, 0.2)}
+    factors = [kwargs["scale"], kwargs["shift"]]
+    plain = kwargs["act"] in acts and all(t is None or (t.dim() == 2 and t.shape[0] == 1) for t in factors)
+    if row.direction != "forward" or not plain or kwargs.keys() & {"pre_noise", "pre_bias", "pre_act"}:
+        return {}
+    x, act = kwargs["x"].detach(), acts[kwargs["act"]]
+    weight, bias = (None if t is None else t.detach()[0] for t in factors)
+
+    def instance_norm() -> Any:
+        with torch.no_grad():
+            return act(F.instance_norm(x, weight=weight, bias=bias))
+
+    return {"instance_norm": instance_norm}
+
+
+def _penalised(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The step without a penalty, and eager code with gankern's convolutions alone."""
+
+    def bound(step: Callable[..., Any]) -> Callable[[], Any]:
+        return lambda: step(**kwargs)
+
+    return {name: bound(step) for name, step in CONTENDERS.items()}
+
+
 EXTRAS: dict[str, Callable[[Row, dict[str, Any]], dict[str, Callable[[], Any]]]] = {
     **{name: _patched for name in PATCHED},
-    "modulated_conv2d": _plain_conv,
+    "penalised_step": _penalised,
+    "adain": _instance_norm,
+    "modulated_conv2d": _modulated_conv2d,
 }

@@ -71,6 +71,9 @@ class Goal:
 
 _FOUR_TAPS = "blur_4x4_*|up2_4x4_*|up2_rgb_*|down2_4x4_*"
 
+# Layers without resampling: a plain transposed convolution does not filter, so no time over it is set for up=2.
+_STYLE = "stylegan2_[0-9]*"
+
 GOALS: tuple[Goal, ...] = (
     # CPU: 2 cores with AVX-512, float32 against the pure-PyTorch reference in the same run.
     Goal("upfirdn2d", _FOUR_TAPS, "forward", "float32", "nchw", "cpu", "speedup_eager", 10, 20),
@@ -78,9 +81,20 @@ GOALS: tuple[Goal, ...] = (
     Goal("bias_act", "*", "forward", "float32", "*", "cpu", "speedup_eager", 3, 5),
     Goal("bias_act", "*", "forward", "float32", "*", "cpu", "copy_share", 0.85, 0.85),
     Goal("bias_act", "*", "backward", "float32", "*", "cpu", "speedup_eager", 3, 5),
-    Goal("modulated_conv2d", "stylegan2_*", "forward", "float32", "*", "cpu", "time_over_plain_conv", 1.15, 1.05, at_most=True),
+    Goal("modulated_conv2d", _STYLE, "forward", "float32", "*", "cpu", "time_over_plain_conv", 1.15, 1.05, at_most=True),
     Goal("modulated_conv2d", "stylegan2_*", "backward", "float32", "nchw", "cpu", "speedup_eager", 2, 3),
-    Goal("modulated_conv2d", "stylegan2_*", "double_backward", "float32", "nchw", "cpu", "speedup_eager", 2.5, 4),
+    Goal("path_length_step", "stylegan2_*", "forward", "float32", "nchw", "cpu", "speedup_eager", 2.5, 4),
+    Goal("adain", "*", "forward", "float32", "*", "cpu", "speedup_eager", 3, 5),
+    Goal("adain", "*", "backward", "float32", "*", "cpu", "speedup_eager", 3, 5),
+    Goal("adain", "*", "double_backward", "float32", "*", "cpu", "speedup_eager", 5, 10),
+    Goal("filtered_lrelu", "stylegan3_*", "forward", "float32", "*", "cpu", "speedup_eager", 20, 50),
+    Goal("filtered_lrelu", "stylegan3_*", "backward", "float32", "*", "cpu", "speedup_eager", 10, 20),
+    # R1 and R2 by the merged gradient: 8 units over 6. StyleGAN2's D has a minibatch standard deviation: double backward.
+    *(
+        Goal("penalised_step", sample, "forward", "float32", "nchw", "cpu", "time_over_plain_step", 1.6, 1.4, at_most=True)
+        for sample in ("r3gan_*", "resnet_*")
+    ),
+    Goal("penalised_step", "stylegan2_*", "forward", "float32", "nchw", "cpu", "speedup_eager", 1.15, 1.3),
     # GPU: bfloat16, channels_last, device time.
     Goal(
         "second_order_weight_gradient",
@@ -130,6 +144,8 @@ GOALS: tuple[Goal, ...] = (
     Goal("upfirdn2d", _FOUR_TAPS, "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.88, 0.94),
     Goal("bias_act", "*", "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.90, 0.95),
     Goal("bias_act", "*", "backward", "bfloat16", "channels_last", "cuda", "copy_share", 0.90, 0.95),
+    Goal("filtered_lrelu", "stylegan3_*", "forward", "bfloat16", "channels_last", "cuda", "speedup_eager", 20, 40),
+    Goal("filtered_lrelu", "stylegan3_*", "forward", "bfloat16", "channels_last", "cuda", "copy_share", 0.40, 0.65),
     # Forward, backward and double backward end to end, with the penalty's own passes, which are PyTorch's on both sides.
     Goal("bias_act", "*", "double_backward", "bfloat16", "channels_last", "cuda", "speedup_eager", 3.5, 4),
 )

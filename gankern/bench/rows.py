@@ -123,7 +123,7 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
             if not {mode, f"{mode}_{kind}"} & sample.tags:
                 continue
             for dtype, layout, directions in SETTINGS[mode, kind]:
-                if layout not in sample.layouts:
+                if layout not in sample.layouts or getattr(torch, dtype) not in sample.dtypes:
                     continue
                 for direction in directions:
                     if ORDER[direction] > (order if sample.differentiable else 0):

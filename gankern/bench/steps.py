@@ -4,6 +4,9 @@ A step looks like an op whose only direction is forward: a function that takes i
 
 - ``r1_step``: loss and R1 penalty of a convolutional critic, one backward through both (every step of R3GAN);
 - ``penalty_step``: the penalty alone (StyleGAN2's lazy regularisation, WGAN-GP's penalty term);
+- ``path_length_step``: path length regularisation of two StyleGAN2 layers: forward, the gradient in the styles alone, and the
+  gradients of its length's deviation in styles, weights and biases;
+- ``penalised_step``: a critic's whole step with its penalty, see ``penalised.py``;
 - ``second_order_weight_gradient``: the gradient in the weight of a convolution's input gradient, alone; PyTorch computes it on
   CUDA as a convolution with an image-sized filter.
 """
@@ -20,6 +23,8 @@ from torch import Tensor
 from gankern import ops
 from gankern._dispatch import OpSpec
 from gankern._samples import Sample, randn
+from gankern.bench.penalised import PENALISED
+from gankern.ops.modulated_conv2d.reference import modulated_conv2d_reference
 
 _QUICK = frozenset({"quick", "full"})
 _FULL = frozenset({"full"})
@@ -129,6 +134,53 @@ _LAYERS = [
 ]
 
 
+def _path_length(layer: Callable[..., Tensor]) -> Callable[..., tuple[Tensor, ...]]:
+    def step(x: Tensor, styles: Tensor, noise: Tensor, direction: Tensor, **named: Tensor) -> tuple[Tensor, ...]:
+        with torch.enable_grad():
+            parameters = [p.detach().requires_grad_() for p in (styles, *named.values())]
+            styles, w0, b0, w1, b1 = parameters
+            for i, (w, b) in enumerate(((w0, b0), (w1, b1))):
+                x = layer(x, w, styles[:, i], noise=noise, padding=1, bias=b, act="lrelu", clamp=256.0)
+            (g,) = torch.autograd.grad((x * direction).sum(), styles, create_graph=True)
+            lengths = g.square().sum(2).mean(1).sqrt()
+            found = torch.autograd.grad((lengths - 1).square().mean(), parameters, allow_unused=True)
+        return tuple(torch.zeros_like(p) if d is None else d for p, d in zip(parameters, found, strict=True))
+
+    return step
+
+
+def _style_layers(channels: int, size: int, batch: int, tags: frozenset[str]) -> Sample:
+    """A block of StyleGAN2 at 256: two layers. ``direction`` is the random image of the path length."""
+
+    def make(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
+        image = (batch, channels, size, size)
+        kwargs = {
+            "x": randn(image, dtype, device, generator),
+            "styles": 1 + randn((batch, 2, channels), dtype, device, generator),
+            "noise": randn((batch, 1, size, size), dtype, device, generator),
+            "direction": randn(image, dtype, device, generator) / size,
+        }
+        for i, bias in enumerate((12.0, 100.0)):
+            kwargs[f"w{i}"] = randn((channels, channels, 3, 3), dtype, device, generator)
+            # Far from the kink of the leaky ReLU, in both directions (the second layer's sums are some 12 in size): near it two
+            # roundings would take two branches, and second derivatives are made of slopes.
+            kwargs[f"b{i}"] = torch.tensor([bias, -bias]).repeat(channels)[:channels].to(dtype).to(device)
+        return kwargs
+
+    macs = 2 * batch * size**2 * channels**2 * 9
+    description = f"two StyleGAN2 layers, {channels} ch {size}^2 x {batch}"
+    return Sample(f"stylegan2_{channels}x{size}_b{batch}", make, (), tags, macs=macs, description=description)
+
+
+_STYLE_LAYERS = [
+    _style_layers(64, 128, 4, _QUICK),
+    _style_layers(512, 16, 4, _FULL),
+    *(_style_layers(c, s, b, _FULL) for c, s in ((64, 256), (128, 128), (256, 64), (512, 32)) for b in (1, 4)),
+    _style_layers(256, 64, 8, _CUDA),
+    _style_layers(64, 256, 8, _CUDA),
+]
+
+
 def _step(name: str, public: Callable[..., Any], reference: Callable[..., Any], samples: list[Sample]) -> OpSpec:
     return OpSpec(name, public, reference, prepare=lambda **_: (), table=None, samples=samples, derivative_order=0)
 
@@ -136,8 +188,10 @@ def _step(name: str, public: Callable[..., Any], reference: Callable[..., Any], 
 STEPS = {
     spec.name: spec
     for spec in (
+        PENALISED,
         _step("r1_step", _penalised(ops.conv2d, _fused_act, True), _penalised(F.conv2d, _eager_act, True), _STACKS),
         _step("penalty_step", _penalised(ops.conv2d, _fused_act, False), _penalised(F.conv2d, _eager_act, False), _STACKS),
+        _step("path_length_step", _path_length(ops.modulated_conv2d), _path_length(modulated_conv2d_reference), _STYLE_LAYERS),
         _step("second_order_weight_gradient", _SecondOrder(ops.conv2d), _SecondOrder(F.conv2d), _LAYERS),
     )
 }
