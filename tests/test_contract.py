@@ -85,6 +85,11 @@ def backend(spec: OpSpec, backend_case: Backend) -> Iterator[Backend]:
         yield case
 
 
+def rare(case: Any, dtype: torch.dtype | None) -> bool:
+    """What the slow interpreter leaves out: all samples in float32 and bfloat16 are enough, and a few in the other dtypes."""
+    return dtype in (torch.float16, torch.float64) and any(isinstance(v, Sample) and "check" not in v.tags for v in case.values)
+
+
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Every case on every backend that is of use to its op."""
     if "backend" not in metafunc.fixturenames:
@@ -96,7 +101,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for case in cases:
         for b in backends():
             for dtype in dtypes or [None]:
-                if runs_on(case.values[0], b.name, dtype):
+                if runs_on(case.values[0], b.name, dtype) and not (INTERPRETED and rare(case, dtype)):
                     name, own = f"{case.id}-{ids(b)}", (dtype,) if dtypes else ()
                     params.append(pytest.param(*case.values, b, *own, id=f"{name}-{ids(dtype)}" if dtypes else name))
     metafunc.parametrize(f"{names}, backend_case, dtype" if dtypes else f"{names}, backend_case", params)
