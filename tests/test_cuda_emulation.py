@@ -318,6 +318,7 @@ def test_filtered_lrelu_large_offsets() -> None:
     filtered_lrelu_cases.large_offsets()
 
 
+@pytest.mark.timeout(1800)  # builds all kernels with sanitizers: 4 minutes on 2 idle cores
 def test_kernels_under_sanitizers() -> None:
     harness.build(sanitize=True)
     run = child(
