@@ -6,10 +6,19 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gankern._dispatch import Row, Table
 from gankern._library import native_can_run
+
+
+def kernel(op: str, backend: str, name: str) -> Callable[..., Any]:
+    """The backend's function ``name`` of an op: 'cuda' and 'cpu' are native operators, 'triton' is in the op's folder."""
+    if backend == "triton":
+        found: Callable[..., Any] = getattr(import_module(f"gankern.ops.{op}.triton_kernels"), f"{name}_triton")
+        return found
+    return getattr(torch.ops.gankern_native, f"{name}_{backend}")  # type: ignore[no-any-return]
 
 
 def kernel_table(

@@ -424,30 +424,15 @@ void run_backward(const BiasActParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void bias_act_cpu(const BiasActParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32: return run_forward<F32>(p, begin, end);
-    case DType::f64: return run_forward<F64>(p, begin, end);
-    case DType::f16: return run_forward<F16>(p, begin, end);
-    case DType::bf16: return run_forward<BF16>(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { run_forward<decltype(s)>(p, begin, end); });
 }
 
 void bias_act_backward_cpu(const BiasActParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32: return run_backward<F32>(p, begin, end);
-    case DType::f64: return run_backward<F64>(p, begin, end);
-    case DType::f16: return run_backward<F16>(p, begin, end);
-    case DType::bf16: return run_backward<BF16>(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { run_backward<decltype(s)>(p, begin, end); });
 }
 
 void bias_act_double_backward_cpu(const BiasActParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32: return run_double_backward<F32>(p, begin, end);
-    case DType::f64: return run_double_backward<F64>(p, begin, end);
-    case DType::f16: return run_double_backward<F16>(p, begin, end);
-    case DType::bf16: return run_double_backward<BF16>(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { run_double_backward<decltype(s)>(p, begin, end); });
 }
 
 }  // namespace GK_ISA

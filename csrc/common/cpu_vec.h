@@ -291,6 +291,17 @@ struct ScratchOf<double> {
   using type = F64;
 };
 
+// Calls run with a value of the storage type S: run(F32{}) and so on.
+template <class Run>
+GK_INLINE void with_dtype(DType dtype, Run run) {
+  switch (dtype) {
+    case DType::f32: return run(F32{});
+    case DType::f64: return run(F64{});
+    case DType::f16: return run(F16{});
+    case DType::bf16: return run(BF16{});
+  }
+}
+
 }  // namespace
 }  // namespace GK_ISA
 }  // namespace gk

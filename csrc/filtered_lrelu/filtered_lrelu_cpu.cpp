@@ -512,12 +512,7 @@ int64_t filtered_lrelu_cpu_tasks(const FilteredLreluParams& p) {
 
 void filtered_lrelu_cpu(const FilteredLreluParams& p, int64_t begin, int64_t end) {
   if (begin >= end) return;
-  switch (p.dtype) {
-    case DType::f32: return run_tasks<F32>(p, begin, end);
-    case DType::f64: return run_tasks<F64>(p, begin, end);
-    case DType::f16: return run_tasks<F16>(p, begin, end);
-    case DType::bf16: return run_tasks<BF16>(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { run_tasks<decltype(s)>(p, begin, end); });
 }
 
 }  // namespace GK_ISA

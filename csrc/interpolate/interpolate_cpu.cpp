@@ -71,16 +71,6 @@ struct Kernels {
   }
 };
 
-template <class Run>
-void with_dtype(DType dtype, Run run) {
-  switch (dtype) {
-    case DType::f32: return run(F32{});
-    case DType::f64: return run(F64{});
-    case DType::f16: return run(F16{});
-    case DType::bf16: return run(BF16{});
-  }
-}
-
 }  // namespace
 
 void interpolate_cpu(const InterpolateParams& p, int64_t begin, int64_t end) {

@@ -113,12 +113,7 @@ void run(const ModulateParams& p, int64_t begin, int64_t end) {
 }  // namespace
 
 void modulate_relaid_cpu(const ModulateParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32: return run<F32>(p, begin, end);
-    case DType::f64: return run<F64>(p, begin, end);
-    case DType::f16: return run<F16>(p, begin, end);
-    case DType::bf16: return run<BF16>(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { run<decltype(s)>(p, begin, end); });
 }
 
 }  // namespace GK_ISA

@@ -156,12 +156,7 @@ struct Kernel {
 
 template <Pass pass>
 void run(const PixelNormParams& p, int64_t begin, int64_t end) {
-  switch (p.dtype) {
-    case DType::f32: return Kernel<F32, pass>::run(p, begin, end);
-    case DType::f64: return Kernel<F64, pass>::run(p, begin, end);
-    case DType::f16: return Kernel<F16, pass>::run(p, begin, end);
-    case DType::bf16: return Kernel<BF16, pass>::run(p, begin, end);
-  }
+  with_dtype(p.dtype, [&](auto s) { Kernel<decltype(s), pass>::run(p, begin, end); });
 }
 
 }  // namespace

@@ -432,12 +432,7 @@ void upfirdn2d_cpu(const Upfirdn2dParams& p, int64_t begin, int64_t end) {
   const Geometry geo(p);
   const int64_t from = begin * geo.rows_per_task, to = min64(geo.rows, end * geo.rows_per_task);
   if (from >= to) return;
-  switch (p.dtype) {
-    case DType::f32: return run_rows<F32>(p, geo, from, to);
-    case DType::f64: return run_rows<F64>(p, geo, from, to);
-    case DType::f16: return run_rows<F16>(p, geo, from, to);
-    case DType::bf16: return run_rows<BF16>(p, geo, from, to);
-  }
+  with_dtype(p.dtype, [&](auto s) { run_rows<decltype(s)>(p, geo, from, to); });
 }
 
 }  // namespace GK_ISA

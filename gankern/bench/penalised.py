@@ -96,7 +96,7 @@ def _ours(kind: str, real: Tensor, fake: Tensor, eps: Tensor, **named: Tensor) -
     with torch.enable_grad():
         if kind == "dcgan":
             total = _loss(kind, critic(real), critic(fake)) + losses.wgan_gp(critic, real, fake, eps=eps)
-            return _gradients(total, list(parameters))
+            return _gradients(total, [*parameters])
         found = step.gradients(real, fake)
     return tuple(torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True))
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gankern import ops
 from gankern._autocast import lowered
+from gankern._dtypes import wide
 
 
 class Unfit(Exception):
@@ -123,7 +124,7 @@ class Factor(Map):
         return g * w
 
     def weight(self, x: Tensor, g: Tensor, size: torch.Size) -> Tensor:
-        return (x.to(wide(x)) * g).sum_to_size(size)
+        return (x.to(wide(x.dtype)) * g).sum_to_size(size)
 
 
 # ---- the tape ---------------------------------------------------------------------------------------------------------------
@@ -258,8 +259,3 @@ class _Watch(torch.autograd.Function):
 def pair(value: Any) -> list[int]:
     """[y, x] from an int or two."""
     return [value, value] if isinstance(value, int) else [value[0], value[-1]]
-
-
-def wide(x: Tensor) -> torch.dtype:
-    """The type to accumulate in."""
-    return torch.float64 if x.dtype == torch.float64 else torch.float32

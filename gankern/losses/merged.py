@@ -22,8 +22,9 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.overrides import TorchFunctionMode
 
 from gankern import ops
+from gankern._dtypes import wide
 from gankern.losses._program import Program, modes, qualify, signature
-from gankern.losses._tape import Tape, Unfit, wide
+from gankern.losses._tape import Tape, Unfit
 from gankern.losses.penalties import _images, _not_negative
 
 _OP = "PenalizedStep"
@@ -236,7 +237,7 @@ class PenalizedStep:
             x, tape, logits = runs[i]
             runs[i] = None  # the graph of one batch goes before the second passes of the other come
             c = torch.zeros_like(logits) if c is None else c * scale
-            exact = wide(x)
+            exact = wide(x.dtype)
             if program is None:
                 penalties.append(torch.zeros((), dtype=exact, device=x.device))
                 gradients.append((logits, c.to(logits.dtype)))
@@ -258,7 +259,7 @@ class PenalizedStep:
             loss = self._loss(*logits)
             for x, y, weight in zip(batches, logits, weights, strict=True):
                 if not weight:
-                    penalties.append(torch.zeros((), dtype=wide(x), device=x.device))
+                    penalties.append(torch.zeros((), dtype=wide(x.dtype), device=x.device))
                     continue
                 (g,) = torch.autograd.grad(y, x, torch.ones_like(y), create_graph=True)
                 penalties.append(_penalty(g, weight))
@@ -314,7 +315,7 @@ class _Convolutions(TorchFunctionMode):
 
 def _penalty(gradient: Tensor, weight: float) -> Tensor:
     """``weight / 2`` times the mean over the batch of the squared norm."""
-    return gradient.to(wide(gradient)).square().sum() * (weight / 2 / gradient.shape[0])
+    return gradient.to(wide(gradient.dtype)).square().sum() * (weight / 2 / gradient.shape[0])
 
 
 def _inner(critic: nn.Module) -> nn.Module:

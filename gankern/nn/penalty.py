@@ -12,7 +12,21 @@ from gankern.losses import penalties
 _KINDS = {"r1": "logits and real", "r2": "logits and fake", "wgan_gp": "critic, real and fake"}
 
 
-class GradientPenalty(nn.Module):
+class _Lazy(nn.Module):
+    """A penalty that is applied in every so many-th step, with as many times the weight."""
+
+    def __init__(self, weight: float, every: int) -> None:
+        super().__init__()
+        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
+            raise ValueError(f"{type(self).__name__}: every must be an int of at least 1, got {every!r}")
+        self.weight, self.every = weight, every
+
+    def due(self, step: int) -> bool:
+        """Whether the penalty is applied in this step, counted from 0."""
+        return step % self.every == 0
+
+
+class GradientPenalty(_Lazy):
     """A gradient penalty with its settings: R1, R2 or WGAN-GP, every step or every few steps (lazy regularisation).
 
     Args:
@@ -25,16 +39,10 @@ class GradientPenalty(nn.Module):
     """
 
     def __init__(self, kind: str = "r1", weight: float = 10.0, center: float = 1.0, every: int = 1) -> None:
-        super().__init__()
         if kind not in _KINDS:
             raise ValueError(f"GradientPenalty: kind must be one of {', '.join(_KINDS)}, got {kind!r}")
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"GradientPenalty: every must be an int of at least 1, got {every!r}")
-        self.kind, self.weight, self.center, self.every = kind, weight, center, every
-
-    def due(self, step: int) -> bool:
-        """Whether the penalty is applied in this step, counted from 0."""
-        return step % self.every == 0
+        super().__init__(weight, every)
+        self.kind, self.center = kind, center
 
     def forward(self, first: Any, *images: Tensor, eps: Tensor | None = None) -> Tensor:
         """The penalty.
@@ -58,7 +66,7 @@ class GradientPenalty(nn.Module):
         return f"kind={self.kind!r}, weight={self.weight}{center}, every={self.every}"
 
 
-class PathLengthPenalty(nn.Module):
+class PathLengthPenalty(_Lazy):
     """Path length regularisation with its running mean (:func:`gankern.losses.path_length_penalty`).
 
     Args:
@@ -73,15 +81,9 @@ class PathLengthPenalty(nn.Module):
     pl_mean: Tensor
 
     def __init__(self, weight: float = 2.0, decay: float = 0.01, every: int = 1) -> None:
-        super().__init__()
-        if isinstance(every, bool) or not isinstance(every, int) or every < 1:
-            raise ValueError(f"PathLengthPenalty: every must be an int of at least 1, got {every!r}")
-        self.weight, self.decay, self.every = weight, decay, every
+        super().__init__(weight, every)
+        self.decay = decay
         self.register_buffer("pl_mean", torch.zeros(()))
-
-    def due(self, step: int) -> bool:
-        """Whether the penalty is applied in this step, counted from 0."""
-        return step % self.every == 0
 
     def forward(self, images: Tensor, ws: Tensor) -> Tensor:
         """The penalty; moves the running mean, in training mode only."""

@@ -4,7 +4,6 @@ save and launch, statistics that are hard to take, bad input, and random argumen
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -14,8 +13,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recording import Calls
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import gankern
 from gankern import ops
@@ -310,26 +309,6 @@ def test_forms_of_the_factors(backend: str) -> None:
 
 
 # ---- what is saved, what is launched --------------------------------------------------------------------------------------
-class Calls(TorchDispatchMode):
-    """Counts gankern's operators, and remembers their arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arguments: list[tuple[str, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "gankern":
-            self.arguments.append((func._schema.name.removeprefix("gankern::"), args))
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def count(self) -> Counter[str]:
-        return Counter(name for name, _ in self.arguments)
-
-    def masks(self, name: str) -> list[Any]:
-        return [arguments[-1] for called, arguments in self.arguments if called == name]
-
-
 @pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
 def test_what_is_saved(act: str) -> None:
     """Of images x alone, not the output nor what lies between; and two numbers a plane beside the arguments."""

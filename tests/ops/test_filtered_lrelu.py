@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 import scipy.signal
 import torch
+from recording import Calls, saved_by
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import gankern
 from gankern import ops
@@ -193,37 +191,12 @@ def test_trained_filters(train_x: bool, backend: str) -> None:
 
 
 # ---- what is saved, launched and allocated ----------------------------------------------------------------------------------
-class Calls(TorchDispatchMode):
-    """Counts gankern's operators."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count: Counter[str] = Counter()
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "gankern":
-            self.count[func._schema.name.removeprefix("gankern::")] += 1
-        return func(*args, **(kwargs or {}))
-
-
-def saved_by(function: Callable[[], Tensor]) -> list[Tensor]:
-    kept: list[Tensor] = []
-
-    def pack_hook(t: Tensor) -> Tensor:
-        kept.append(t)
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack_hook, lambda t: t):
-        function()
-    return kept
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_masks_are_saved_and_no_image(layout: torch.memory_format, backend: str) -> None:
     kwargs = operands(layout=layout)
     with gankern.use_backend(backend):
-        kept = saved_by(lambda: ops.filtered_lrelu(**kwargs))
+        _, kept = saved_by(lambda: ops.filtered_lrelu(**kwargs))
         filters = {kwargs["fu"].data_ptr(), kwargs["fd"].data_ptr()}
         masks = [t for t in kept if t.data_ptr() not in filters]
         mid_h, mid_w = 12, 12  # 6 of each axis go in twice, and the output has 4: (4 - 1) * 2 + 6
@@ -233,9 +206,9 @@ def test_masks_are_saved_and_no_image(layout: torch.memory_format, backend: str)
         last = layout == torch.channels_last
         assert mask.shape == ((n, mid_h, mid_w, 1) if last else (n, c, mid_h, math.ceil(mid_w / 4)))
         with torch.no_grad():
-            assert saved_by(lambda: ops.filtered_lrelu(**kwargs)) == []
+            assert saved_by(lambda: ops.filtered_lrelu(**kwargs))[1] == []
         plain = {k: v.detach() if isinstance(v, Tensor) else v for k, v in kwargs.items()}
-        assert saved_by(lambda: ops.filtered_lrelu(**plain)) == []
+        assert saved_by(lambda: ops.filtered_lrelu(**plain))[1] == []
 
 
 def test_without_gradients_there_are_no_masks() -> None:

@@ -4,7 +4,6 @@ launches, its bad input, and random arguments."""
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -13,8 +12,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from recording import Calls, saved_by
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 import gankern
 from gankern import ops
@@ -150,38 +149,6 @@ def test_third_derivative(act: str) -> None:
 
 
 # ---- what is saved, what is launched --------------------------------------------------------------------------------------
-class Calls(TorchDispatchMode):
-    """Counts gankern's operators, and remembers their arguments."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.arguments: list[tuple[str, Any]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "gankern":
-            self.arguments.append((func._schema.name.removeprefix("gankern::"), args))
-        return func(*args, **(kwargs or {}))
-
-    @property
-    def count(self) -> Counter[str]:
-        return Counter(name for name, _ in self.arguments)
-
-    def masks(self, name: str) -> list[Any]:
-        return [arguments[-1] for called, arguments in self.arguments if called == name]
-
-
-def saved_by(function: Callable[[], Tensor]) -> tuple[Tensor, list[Tensor]]:
-    kept: list[Tensor] = []
-
-    def pack(t: Tensor) -> Tensor:
-        kept.append(t)
-        return t
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
-        y = function()
-    return y, kept
-
-
 @pytest.mark.parametrize("train_scale", [False, True])
 @pytest.mark.parametrize("act", ACTS)
 def test_which_images_are_saved(act: str, train_scale: bool) -> None:

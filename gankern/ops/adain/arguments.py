@@ -4,21 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
 from gankern._activations import activation_funcs, settings
+from gankern._dtypes import wide
 
 OP = "adain"
 Prepared = tuple[
     Tensor, "Tensor | None", "Tensor | None", "Tensor | None", "Tensor | None", str, float, float, str, float, float
 ]
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and of all that is not an image: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def planes(op: str, name: str, value: Any) -> None:

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from gankern import _layout
 from gankern._activations import activation_funcs
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
+from gankern._dtypes import wide
+from gankern._layout import empty_like
 from gankern.ops.adain import configs
-from gankern.ops.adain.arguments import wide
 from gankern.ops.adain.reference import (
     adain_composed,
     backward_composed,
@@ -24,11 +25,6 @@ from gankern.ops.modulate import relayout
 
 
 # ---- what comes out: one place for every backend and for the fakes --------------------------------------------------------
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense image with the layout of ``x``."""
-    return _layout.empty(x, x.shape)
-
-
 def outputs(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised (y, mean, rstd)."""
     dtype = wide(x.dtype)
@@ -112,14 +108,6 @@ def _reduced(results: tuple[Tensor, ...], noise: Tensor | None, b: Tensor | None
     return *images, dnoise if noise is None else _total(noise), db if b is None else _total(b.flatten(0, 1))
 
 
-def _kernel(name: str, backend: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.adain import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
-
-
 def _is_spatial(*factors: Tensor | None) -> bool:
     return any(t is not None and t.dim() == 4 for t in factors)
 
@@ -130,7 +118,7 @@ def _forward(backend: str) -> Callable[..., Any]:
         if x.numel():
             cut = _Cut(backend, "adain", y, _is_spatial(scale, shift), settings)
             inputs = [_dense_as(t, y) for t in (x, scale, shift)]
-            _kernel("adain", backend)(*inputs, noise, b, y, mean, rstd, *cut.scratch("adain"), *cut.settings(*settings))
+            kernel("adain", backend, "adain")(*inputs, noise, b, y, mean, rstd, *cut.scratch("adain"), *cut.settings(*settings))
         return y, mean, rstd
 
     return run
@@ -148,7 +136,7 @@ def _backward(backend: str) -> Callable[..., Any]:
         images = [_dense_as(t, x) for t in (dy, x, scale, shift)]
         sums = cut.reductions(mask[3:])
         wanted = [t if w else None for t, w in zip(results[:3], mask, strict=False)]
-        _kernel("adain_backward", backend)(
+        kernel("adain", backend, "adain_backward")(
             *images, noise, b, mean, rstd, *wanted, *sums, *cut.scratch("adain_backward"), *cut.settings(*settings)
         )
         return _reduced(results, *sums)
@@ -171,7 +159,7 @@ def _double_backward(backend: str) -> Callable[..., Any]:
         images = [_dense_as(t, x) for t in (dy, x, scale, shift)]
         sums = cut.reductions(mask[4:])
         wanted = [t if w else None for t, w in zip(results[:4], mask, strict=False)]
-        _kernel("adain_double_backward", backend)(
+        kernel("adain", backend, "adain_double_backward")(
             *given, *images, noise, b, mean, rstd, *wanted, *sums,
             *cut.scratch("adain_double_backward"), *cut.settings(*settings),
         )  # fmt: skip

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from gankern._activations import activation_funcs, curvature, slope
-from gankern.ops.adain.arguments import affine, check_eps, features, prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.adain.arguments import affine, check_eps, features, prepare
 
 
 def adain_reference(

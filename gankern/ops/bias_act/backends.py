@@ -9,8 +9,9 @@ from torch import Tensor
 
 from gankern._activations import activation_funcs, representable
 from gankern._backends import kernel_table
+from gankern._layout import empty_like
 from gankern.ops.bias_act import configs
-from gankern.ops.bias_act.geometry import dense, dense_as, empty_like, geometry
+from gankern.ops.bias_act.geometry import dense, dense_as, geometry
 from gankern.ops.bias_act.reference import backward_composed, bias_act_composed, double_backward_composed
 
 

@@ -25,25 +25,17 @@ class Geometry(NamedTuple):
 
 def is_channels_last(x: Tensor) -> bool:
     """Whether a 4-D tensor's strides put channels innermost."""
-    return x.dim() == 4 and _layout.memory_format(x) == torch.channels_last
+    return _layout.memory_format(x) == torch.channels_last
 
 
 def dense(x: Tensor) -> Tensor:
     """``x``, copied only if it is neither contiguous nor channels_last."""
-    return x.contiguous(memory_format=torch.channels_last if is_channels_last(x) else torch.contiguous_format)
+    return x.contiguous(memory_format=_layout.memory_format(x))
 
 
 def dense_as(t: Tensor | None, like: Tensor) -> Tensor | None:
     """``t`` in the layout of the dense tensor ``like``, copied only if it is not so already."""
-    if t is None:
-        return None
-    return t.contiguous(memory_format=torch.channels_last if is_channels_last(like) else torch.contiguous_format)
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense tensor with the layout of ``x``: the fake and every backend take the output from here."""
-    fmt = torch.channels_last if is_channels_last(x) else torch.contiguous_format
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=fmt)
+    return None if t is None else t.contiguous(memory_format=_layout.memory_format(like))
 
 
 def geometry(x: Tensor, dim: int) -> Geometry:

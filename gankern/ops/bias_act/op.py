@@ -10,9 +10,9 @@ from torch import Tensor
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
 from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
-from gankern.ops.bias_act.geometry import empty_like
 from gankern.ops.bias_act.reference import bias_act_reference, double_backward_composed
 from gankern.ops.bias_act.samples import SAMPLES
 

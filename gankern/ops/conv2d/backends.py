@@ -49,7 +49,7 @@ def _empty(x: Tensor, shape: Sequence[int], *operands: Tensor) -> Tensor:
 
 
 # ---- oneDNN and cuDNN, through PyTorch --------------------------------------------------------------------------------------
-def _vendor(kind: str, output: Callable[..., Tensor], arithmetic: Callable[..., Tensor]) -> Callable[..., Tensor]:
+def _vendor(kind: str, arithmetic: Callable[..., Tensor]) -> Callable[..., Tensor]:
     """``arithmetic(first, second, third, stride, ...)`` in the promised layout, on any dtype, without autocast."""
 
     def run(first: Tensor, second: Tensor, *rest: Any) -> Tensor:
@@ -141,10 +141,6 @@ def _table(name: str, vendor: Callable[..., Tensor], reference: Callable[..., Te
     return Table(name, [Row("aten", lambda *_: None, vendor), Row("reference", lambda *_: None, reference)])
 
 
-CONV2D = _table("conv2d", _vendor("conv", conv2d_output, _conv2d), _reference_conv2d)
-CONV_TRANSPOSE2D = _table(
-    "conv_transpose2d", _vendor("transpose", conv_transpose2d_output, _conv_transpose2d), _reference_conv_transpose2d
-)
-WEIGHT_GRADIENT = _table(
-    "conv2d_weight_gradient", _vendor("weight", weight_gradient_output, _weight_gradient), _reference_weight_gradient
-)
+CONV2D = _table("conv2d", _vendor("conv", _conv2d), _reference_conv2d)
+CONV_TRANSPOSE2D = _table("conv_transpose2d", _vendor("transpose", _conv_transpose2d), _reference_conv_transpose2d)
+WEIGHT_GRADIENT = _table("conv2d_weight_gradient", _vendor("weight", _weight_gradient), _reference_weight_gradient)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from gankern import _layout, _validate
+from gankern._dtypes import wide
 from gankern._validate import filter_size
 
 OP = "filtered_lrelu"
@@ -38,11 +39,6 @@ class Resampling(NamedTuple):
     offset: list[int]
     mid: list[int]
     size: list[int]
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and of taps and bias: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def prepare(

@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 
 from gankern import _layout
+from gankern._backends import kernel
 from gankern._dispatch import Row, Table
+from gankern._dtypes import wide
 from gankern._library import native_can_run
-from gankern.ops.filtered_lrelu.arguments import Resampling, is_channels_last, mask_shape, resampling, wide
+from gankern.ops.filtered_lrelu.arguments import Resampling, is_channels_last, mask_shape, resampling
 from gankern.ops.filtered_lrelu.reference import codes, filtered_lrelu_composed, masked_composed, pack
 from gankern.ops.modulate import relayout
 
@@ -31,14 +33,6 @@ def masked_output(x: Tensor, size: Any, channels_last: bool) -> Tensor:
 
 
 # ---- native and Triton: one kernel serves both operators ---------------------------------------------------------------------
-def _kernel(backend: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.filtered_lrelu import triton_kernels
-
-        return triton_kernels.filtered_lrelu_triton
-    return getattr(torch.ops.gankern_native, f"filtered_lrelu_{backend}")
-
-
 def _taps(x: Tensor, f: Tensor | None) -> Tensor | None:
     """The taps in the kernels' accumulation type."""
     return None if f is None else f.to(wide(x.dtype)).contiguous()
@@ -60,7 +54,7 @@ def _forward(backend: str) -> Any:
         channels_last = is_channels_last(x)
         y, mask = outputs(x, r, with_mask)
         if y.numel():
-            _kernel(backend)(
+            kernel("filtered_lrelu", backend, "filtered_lrelu")(
                 _unit_stride(x, channels_last), _taps(x, fu), _taps(x, fd), None if b is None else b.contiguous(),
                 None, mask if with_mask else None, y, channels_last, *up, *down, *r.start, *r.offset, r.mid[1], r.mid[0],
                 flip_filter, float(up[0] * up[1]), gain, slope, clamp,
@@ -77,7 +71,7 @@ def _masked(backend: str) -> Any:
     ) -> Tensor:  # fmt: skip
         y = masked_output(x, size, channels_last)
         if y.numel():
-            _kernel(backend)(
+            kernel("filtered_lrelu", backend, "filtered_lrelu")(
                 _unit_stride(x, channels_last), _taps(x, fu), _taps(x, fd), None,
                 mask.contiguous(), None, y, channels_last, *up, *down, *start, *offset, mid[1], mid[0],
                 flip_filter, scale, gain, slope, -1.0,

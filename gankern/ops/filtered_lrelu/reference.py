@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from gankern._dtypes import wide
 from gankern._resampling import fir, spread
-from gankern.ops.filtered_lrelu.arguments import prepare, resampling, wide
+from gankern.ops.filtered_lrelu.arguments import prepare, resampling
 
 
 def filtered_lrelu_reference(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
 
 OP = "grad_norm_penalty"
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and of the penalties: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def prepare(grad: Tensor, center: float = 0.0, weight: float = 1.0) -> tuple[Tensor, float, float]:

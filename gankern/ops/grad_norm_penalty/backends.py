@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
+from gankern._dtypes import wide
+from gankern._layout import empty_like
 from gankern.ops.grad_norm_penalty import configs
-from gankern.ops.grad_norm_penalty.arguments import wide
 from gankern.ops.grad_norm_penalty.reference import backward_composed, double_backward_composed, penalty_of, squares_of
 
 
 # ---- what comes out: one place for every backend and for the fakes --------------------------------------------------------
-def _format(x: Tensor) -> torch.memory_format:
-    """The layout of what is computed from ``x``. Whichever it is, samples lie one behind the other."""
-    return _layout.memory_format(x) if x.dim() == 4 else torch.contiguous_format
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense tensor with the layout of ``x``."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
-
-
 def _numbers(grad: Tensor, wanted: bool = True) -> Tensor:
     return grad.new_empty(grad.shape[0] if wanted else 0, dtype=wide(grad.dtype))
 
@@ -41,17 +31,9 @@ def double_backward_outputs(grad: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
 
 
 # ---- kernels: all backends have the same calls ------------------------------------------------------------------------------
-def _kernel(backend: str, name: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.grad_norm_penalty import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
-
-
 def _dense(t: Tensor, like: Tensor) -> Tensor:
     """``t`` dense in the layout of ``like``, copied only if it is not so already."""
-    return t.contiguous(memory_format=_format(like))
+    return t.contiguous(memory_format=_layout.memory_format(like))
 
 
 def _pieces(backend: str, grad: Tensor) -> tuple[int, Tensor]:
@@ -67,7 +49,9 @@ def _forward(backend: str) -> Any:
         if grad.numel() == 0:
             return p.fill_(weight * center**2), squares.zero_()
         chunk, partial = _pieces(backend, grad)
-        _kernel(backend, "grad_norm_penalty")(_dense(grad, grad), partial, squares, p, center, weight, chunk)
+        kernel("grad_norm_penalty", backend, "grad_norm_penalty")(
+            _dense(grad, grad), partial, squares, p, center, weight, chunk
+        )
         return p, squares
 
     return run
@@ -78,7 +62,7 @@ def _backward(backend: str) -> Any:
         dgrad = empty_like(grad)
         if grad.numel():
             chunk = configs.chunk(backend, grad.shape[0], math.prod(grad.shape[1:]))
-            _kernel(backend, "grad_norm_penalty_backward")(
+            kernel("grad_norm_penalty", backend, "grad_norm_penalty_backward")(
                 dp.contiguous(), _dense(grad, grad), squares.contiguous(), dgrad, center, weight, chunk
             )
         return dgrad
@@ -95,7 +79,7 @@ def _double_backward(backend: str) -> Any:
             return d_dp.zero_(), d_grad
         chunk, partial = _pieces(backend, grad)
         product = mask[0] or center != 0  # around 0 the gradient is linear in grad
-        _kernel(backend, "grad_norm_penalty_double_backward")(
+        kernel("grad_norm_penalty", backend, "grad_norm_penalty_double_backward")(
             _dense(u, grad), dp.contiguous(), _dense(grad, grad), squares.contiguous(),
             partial if product else None, _numbers(grad) if product else None,
             d_dp if mask[0] else None, d_grad if mask[1] else None, center, weight, chunk,

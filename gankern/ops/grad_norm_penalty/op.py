@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._autograd import Differentiable, composed_backward, wanted
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.grad_norm_penalty import arguments, backends
 from gankern.ops.grad_norm_penalty.reference import double_backward_composed, grad_norm_penalty_reference
@@ -63,7 +64,7 @@ def _fake(grad: Tensor, center: float, weight: float) -> tuple[Tensor, Tensor]:
 
 @torch.library.register_fake("gankern::grad_norm_penalty_backward", lib=LIBRARY)
 def _fake_backward(dp: Tensor, grad: Tensor, squares: Tensor, center: float, weight: float) -> Tensor:
-    return backends.empty_like(grad)
+    return empty_like(grad)
 
 
 @torch.library.register_fake("gankern::grad_norm_penalty_double_backward", lib=LIBRARY)

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import Tensor
 
-from gankern.ops.grad_norm_penalty.arguments import prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.grad_norm_penalty.arguments import prepare
 
 
 def grad_norm_penalty_reference(grad: Tensor, center: float = 0.0, weight: float = 1.0) -> Tensor:

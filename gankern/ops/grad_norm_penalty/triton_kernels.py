@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankern import _triton
+from gankern import _dtypes, _triton
 from gankern._triton import jit, narrow, tl
 from gankern.ops.grad_norm_penalty import configs
 
@@ -235,7 +235,7 @@ def compile_cases() -> Iterator[_triton.CompileCase]:
             continue
         chunk = configs.chunk("triton", grad.shape[0], math.prod(grad.shape[1:]))
         _, inner, chunks = _cut(grad, chunk)
-        full, wide, tiles = bool(sample.tags & {"quick", "full"}), arguments.wide(dtype), _tiles(dtype, inner, chunk)
+        full, wide, tiles = bool(sample.tags & {"quick", "full"}), _dtypes.wide(dtype), _tiles(dtype, inner, chunk)
         centered = center != 0
         totals = {"TILE": _totals_tile(chunks), "ACC": tiles["ACC"], "num_warps": 1}
         numbers, cut = (center, weight), (inner, chunk, chunks)

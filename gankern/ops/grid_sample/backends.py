@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
 from gankern.ops.grid_sample.arguments import compute_type
 from gankern.ops.grid_sample.reference import backward_composed, double_backward_composed, grid_sample_composed
 
@@ -31,14 +31,6 @@ def double_backward_outputs(x: Tensor, grid: Tensor, mask: Any) -> tuple[Tensor,
 
 
 # ---- native and Triton: the same calls -------------------------------------------------------------------------------------
-def _kernel(backend: str, name: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.grid_sample import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
-
-
 def _grid(grid: Tensor | None, x: Tensor) -> Tensor | None:
     return None if grid is None else grid.to(compute_type(x.dtype)).contiguous()
 
@@ -57,7 +49,7 @@ def _forward(backend: str) -> Any:
     def run(x: Tensor, grid: Tensor) -> Tensor:
         y = output(x, grid)
         if y.numel():
-            _kernel(backend, "grid_sample")(_layout.with_unit_stride(x), _grid(grid, x), y)
+            kernel("grid_sample", backend, "grid_sample")(_layout.with_unit_stride(x), _grid(grid, x), y)
         return y
 
     return run
@@ -70,7 +62,7 @@ def _backward(backend: str) -> Any:
             return dx.zero_(), dgrid.zero_()
         wanted_dx, wanted_dgrid = (t if w else None for t, w in zip((dx, dgrid), mask, strict=True))
         fixed = _fixed(backend, wanted_dx)
-        _kernel(backend, "grid_sample_backward")(
+        kernel("grid_sample", backend, "grid_sample_backward")(
             _layout.with_unit_stride(dy), _layout.with_unit_stride(x), _grid(grid, x), wanted_dx, wanted_dgrid,
             fixed, None if fixed is None else _largest(dy),
         )  # fmt: skip
@@ -94,7 +86,7 @@ def _double_backward(backend: str) -> Any:
         if fixed is not None and u_grid is not None:
             # |dw/dx| <= W / 2 and |dw/dy| <= H / 2.
             bound = _largest(dy) * (_largest(u_grid) * ((x.shape[2] + x.shape[3]) / 2))
-        _kernel(backend, "grid_sample_double_backward")(
+        kernel("grid_sample", backend, "grid_sample_double_backward")(
             None if u_x is None else _layout.with_unit_stride(u_x), _grid(u_grid, x),
             _layout.with_unit_stride(dy), _layout.with_unit_stride(x), _grid(grid, x),
             d_dy if mask[0] else None, wanted_d_x, d_grid if mask[2] else None, fixed, bound,

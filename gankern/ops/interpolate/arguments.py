@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
+from gankern._dtypes import wide
 
 OP = "interpolate"
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and of eps: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def prepare(real: Tensor, fake: Tensor, eps: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -5,27 +5,17 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
+from gankern._dtypes import wide
+from gankern._layout import empty_like
 from gankern.ops.interpolate import configs
-from gankern.ops.interpolate.arguments import wide
 from gankern.ops.interpolate.reference import backward_composed, interpolate_composed
 
 
 # ---- what comes out: one place for every backend and for the fakes --------------------------------------------------------
-def _format(x: Tensor) -> torch.memory_format:
-    """The layout of what is computed from ``x``. Whichever it is, samples lie one behind the other."""
-    return _layout.memory_format(x) if x.dim() == 4 else torch.contiguous_format
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense tensor with the layout of ``x``."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
-
-
 def backward_outputs(like: Tensor, mask: Any) -> tuple[Tensor, Tensor, Tensor]:
     """Uninitialised (d_real, d_fake, d_eps); an empty tensor for what ``mask`` does not want."""
     d_real, d_fake = (empty_like(like) if wanted else like.new_empty(0) for wanted in mask[:2])
@@ -33,17 +23,9 @@ def backward_outputs(like: Tensor, mask: Any) -> tuple[Tensor, Tensor, Tensor]:
 
 
 # ---- kernels: all backends have the same calls ------------------------------------------------------------------------------
-def _kernel(backend: str, name: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.interpolate import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
-
-
 def _dense(t: Tensor | None, like: Tensor) -> Tensor | None:
     """``t`` dense in the layout of ``like``, copied only if it is not so already."""
-    return None if t is None else t.contiguous(memory_format=_format(like))
+    return None if t is None else t.contiguous(memory_format=_layout.memory_format(like))
 
 
 def _chunk(backend: str, x: Tensor) -> int:
@@ -54,7 +36,9 @@ def _forward(backend: str) -> Any:
     def run(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
         y = empty_like(real)
         if real.numel():
-            _kernel(backend, "interpolate")(_dense(real, real), _dense(fake, real), eps.contiguous(), y, _chunk(backend, real))
+            kernel("interpolate", backend, "interpolate")(
+                _dense(real, real), _dense(fake, real), eps.contiguous(), y, _chunk(backend, real)
+            )
         return y
 
     return run
@@ -68,7 +52,7 @@ def _backward(backend: str) -> Any:
         chunk = _chunk(backend, dy)
         pieces = -(-math.prod(dy.shape[1:]) // chunk)
         partial = d_eps.new_empty(dy.shape[0], pieces) if mask[2] else None
-        _kernel(backend, "interpolate_backward")(
+        kernel("interpolate", backend, "interpolate_backward")(
             _dense(dy, dy), _dense(real, dy) if mask[2] else None, _dense(fake, dy) if mask[2] else None,
             eps.contiguous() if mask[0] or mask[1] else None,
             d_real if mask[0] else None, d_fake if mask[1] else None, partial, chunk,

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._dtypes import wide
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.interpolate import arguments, backends
 from gankern.ops.interpolate.reference import interpolate_reference, per_sample
@@ -56,7 +58,7 @@ LIBRARY.impl("interpolate_backward", backends.BACKWARD.__call__, "CompositeExpli
 
 @torch.library.register_fake("gankern::interpolate", lib=LIBRARY)
 def _fake(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
-    return backends.empty_like(real)
+    return empty_like(real)
 
 
 @torch.library.register_fake("gankern::interpolate_backward", lib=LIBRARY)
@@ -128,7 +130,7 @@ def _between(u_real: Tensor | None, u_fake: Tensor | None, eps: Tensor | None) -
 
 def _difference(real: Tensor | None, fake: Tensor | None) -> Tensor:
     """Real - fake in the wide type, where an absent one is 0."""
-    given = [t.to(arguments.wide(t.dtype)) for t in (real, fake) if t is not None]
+    given = [t.to(wide(t.dtype)) for t in (real, fake) if t is not None]
     return given[0] - given[1] if len(given) == 2 else given[0] if real is not None else -given[0]
 
 

@@ -6,7 +6,8 @@ import math
 
 from torch import Tensor
 
-from gankern.ops.interpolate.arguments import prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.interpolate.arguments import prepare
 
 
 def interpolate_reference(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankern import _triton
+from gankern import _dtypes, _triton
 from gankern._triton import jit, narrow, tl
 from gankern.ops.interpolate import configs
 
@@ -140,7 +140,7 @@ def compile_cases() -> Iterator[_triton.CompileCase]:
             continue
         inner = math.prod(real.shape[1:])
         chunk = configs.chunk("triton", real.shape[0], inner)
-        wide = arguments.wide(dtype)
+        wide = _dtypes.wide(dtype)
         for name, form in forms.items():
             constants = _constants(dtype, inner, chunk, form)
             key = (dtype, inner % 16 == 0, inner == 1, *constants.values())

@@ -4,17 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
 
 OP = "minibatch_stddev"
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def _count(name: str, value: Any) -> int:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from gankern import _layout
 from gankern._dispatch import Row, Table
-from gankern.ops.minibatch_stddev.arguments import wide
+from gankern._dtypes import wide
 from gankern.ops.minibatch_stddev.reference import EPS, backward_composed, grouped, minibatch_stddev_composed
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from gankern.ops.minibatch_stddev.arguments import prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.minibatch_stddev.arguments import prepare
 
 EPS = 1e-8
 """Added to the variance. ProGAN's and StyleGAN's number; a group of one sample has a deviation of its root."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
 from gankern._activations import settings
+from gankern._dtypes import wide
 
 OP = "modulate"
 Prepared = tuple[Tensor, "Tensor | None", "Tensor | None", "Tensor | None", str, float, float, float]
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in, and of all that is not an image: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def prepare(

@@ -9,19 +9,15 @@ from torch import Tensor
 
 from gankern import _layout
 from gankern._activations import activation_funcs, representable
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
+from gankern._dtypes import wide
+from gankern._layout import empty_like
 from gankern.ops.modulate import configs
-from gankern.ops.modulate.arguments import wide
 from gankern.ops.modulate.layouts import relayout, turn, turns
 from gankern.ops.modulate.reference import backward_composed, double_backward_composed, modulate_composed
 
 
 # ---- what comes out: one place for every backend and for the fakes --------------------------------------------------------
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense image with the layout of ``x``."""
-    return _layout.empty(x, x.shape)
-
-
 def leader(dy: Tensor, y: Tensor | None, x: Tensor | None) -> Tensor:
     """The image whose layout the others take in backward: a saved one if there is one."""
     return y if y is not None else dy if x is None else x
@@ -59,15 +55,6 @@ def _contiguous(t: Tensor | None) -> Tensor | None:
 
 
 # ---- native and Triton: the same calls -------------------------------------------------------------------------------------
-def _kernel(backend: str, name: str) -> Any:
-    """The backend's function of that name."""
-    if backend == "triton":
-        from gankern.ops.modulate import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
-
-
 class _Cut:
     """How an image is cut into rectangles, and the partial sums of their lines."""
 
@@ -107,7 +94,7 @@ def _forward_into(backend: str, x: Tensor, scale: Any, noise: Any, b: Any, y: Te
     if x.numel() and backend == "cpu" and turns(x, y):
         turn(x, _contiguous(scale), _contiguous(noise), _contiguous(b), y, *_settings(x.dtype, *settings))
     elif x.numel():
-        _kernel(backend, "modulate")(
+        kernel("modulate", backend, "modulate")(
             _dense_as(x, y), _contiguous(scale), _contiguous(noise), _contiguous(b), y,
             *_Cut(backend, y).arguments, *_settings(x.dtype, *settings),
         )  # fmt: skip
@@ -126,7 +113,7 @@ def _backward(backend: str) -> Any:
         dscale_partial = dy.new_empty(cut.per_channel, dtype=dtype) if mask[1] else None
         dnoise_partial = dy.new_empty(cut.per_pixel, dtype=dtype) if mask[2] else None
         db_partial = dy.new_empty(cut.per_channel, dtype=dtype) if mask[3] else None
-        _kernel(backend, "modulate_backward")(
+        kernel("modulate", backend, "modulate_backward")(
             _dense_as(dy, like), _dense_as(y, like), _dense_as(x, like),
             _contiguous(scale), _contiguous(noise), _contiguous(b),
             dx if mask[0] else None, dscale_partial, dnoise_partial, db_partial,
@@ -156,7 +143,7 @@ def _double_backward(backend: str) -> Any:
         # For U * slope alone dy only gives the shape.
         dy = _dense_as(dy, like) if any(mask[1:]) else _dense_as(like, like)  # type: ignore[assignment]
         d_scale_partial = dy.new_empty(cut.per_channel, dtype=wide(like.dtype)) if mask[3] else None
-        _kernel(backend, "modulate_double_backward")(
+        kernel("modulate", backend, "modulate_double_backward")(
             _dense_as(u, like), _contiguous(u_scale), _contiguous(u_noise), _contiguous(u_b),
             dy, _dense_as(y, like), _dense_as(x, like), _contiguous(scale), _contiguous(noise), _contiguous(b),
             d_dy if mask[0] else None, d_saved if mask[1] else None, d_x if mask[2] else None, d_scale_partial,

@@ -10,6 +10,7 @@ from torch import Tensor
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
 from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.modulate import arguments, backends
 from gankern.ops.modulate.reference import double_backward_composed, modulate_reference
@@ -125,7 +126,7 @@ LIBRARY.impl("modulate_double_backward", backends.DOUBLE_BACKWARD.__call__, "Com
 
 @torch.library.register_fake("gankern::modulate", lib=LIBRARY)
 def _fake(x: Tensor, *rest: Any) -> Tensor:
-    return backends.empty_like(x)
+    return empty_like(x)
 
 
 @torch.library.register_fake("gankern::modulate_", lib=LIBRARY)

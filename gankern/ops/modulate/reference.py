@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 
 from gankern._activations import activation_funcs, curvature, slope
-from gankern.ops.modulate.arguments import prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.modulate.arguments import prepare
 
 
 def modulate_reference(

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import torch
 from torch import Tensor
 
 from gankern import _validate
 
 OP = "pixel_norm"
-
-
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
 
 
 def prepare(x: Tensor, dim: int = 1, eps: float = 1e-8) -> tuple[Tensor, int, float]:

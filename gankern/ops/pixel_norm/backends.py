@@ -9,22 +9,13 @@ import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._backends import kernel_table
+from gankern._backends import kernel, kernel_table
+from gankern._layout import empty_like
 from gankern.ops.pixel_norm import configs
 from gankern.ops.pixel_norm.reference import backward_composed, double_backward_composed, pixel_norm_composed
 
 
 # ---- what comes out: one place for every backend and for the fakes --------------------------------------------------------
-def _format(x: Tensor) -> torch.memory_format:
-    """The layout of what is computed from ``x``."""
-    return _layout.memory_format(x) if x.dim() == 4 else torch.contiguous_format
-
-
-def empty_like(x: Tensor) -> Tensor:
-    """An uninitialised dense tensor with the layout of ``x``."""
-    return torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=_format(x))
-
-
 def double_backward_outputs(x: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
     """Uninitialised (d_dy, d_x); an empty tensor for what ``mask`` does not want."""
     return empty_like(x) if mask[0] else x.new_empty(0), empty_like(x) if mask[1] else x.new_empty(0)
@@ -33,26 +24,18 @@ def double_backward_outputs(x: Tensor, mask: Any) -> tuple[Tensor, Tensor]:
 # ---- kernels: all backends have the same calls ------------------------------------------------------------------------------
 def geometry(x: Tensor, dim: int) -> tuple[int, int, int]:
     """(outer, channels, inner) of ``dim`` in the memory of a dense tensor with the layout of ``x``."""
-    order = [0, 2, 3, 1] if _format(x) == torch.channels_last else list(range(x.dim()))
+    order = [0, 2, 3, 1] if _layout.memory_format(x) == torch.channels_last else list(range(x.dim()))
     sizes = [x.shape[d] for d in order]
     at = order.index(dim)
     return math.prod(sizes[:at]), sizes[at], math.prod(sizes[at + 1 :])
-
-
-def _kernel(backend: str, name: str) -> Any:
-    if backend == "triton":
-        from gankern.ops.pixel_norm import triton_kernels
-
-        return getattr(triton_kernels, f"{name}_triton")
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")
 
 
 def _call(
     backend: str, name: str, x: Tensor, inputs: tuple[Tensor, ...], outputs: tuple[Any, ...], dim: int, eps: float
 ) -> None:
     g = geometry(x, dim)
-    dense = [t.contiguous(memory_format=_format(x)) for t in (*inputs, x)]
-    _kernel(backend, name)(*dense, *outputs, *g, eps, configs.chunk(*g))
+    dense = [t.contiguous(memory_format=_layout.memory_format(x)) for t in (*inputs, x)]
+    kernel("pixel_norm", backend, name)(*dense, *outputs, *g, eps, configs.chunk(*g))
 
 
 def _forward(backend: str) -> Any:

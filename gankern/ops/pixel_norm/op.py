@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._autograd import Differentiable, composed_backward, wanted
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.pixel_norm import arguments, backends
 from gankern.ops.pixel_norm.reference import double_backward_composed, pixel_norm_reference
@@ -55,12 +56,12 @@ LIBRARY.impl("pixel_norm_double_backward", backends.DOUBLE_BACKWARD.__call__, "C
 
 @torch.library.register_fake("gankern::pixel_norm", lib=LIBRARY)
 def _fake(x: Tensor, dim: int, eps: float) -> Tensor:
-    return backends.empty_like(x)
+    return empty_like(x)
 
 
 @torch.library.register_fake("gankern::pixel_norm_backward", lib=LIBRARY)
 def _fake_backward(dy: Tensor, x: Tensor, dim: int, eps: float) -> Tensor:
-    return backends.empty_like(x)
+    return empty_like(x)
 
 
 @torch.library.register_fake("gankern::pixel_norm_double_backward", lib=LIBRARY)

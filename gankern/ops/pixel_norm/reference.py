@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from gankern.ops.pixel_norm.arguments import prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.pixel_norm.arguments import prepare
 
 
 def pixel_norm_reference(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:

@@ -14,11 +14,6 @@ from gankern import _validate
 OP = "spectral_norm"
 
 
-def wide(dtype: torch.dtype) -> torch.dtype:
-    """The type to compute in: float64 for float64, else float32."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
-
-
 def _vector(weight: Tensor, name: str, value: Any, size: int, form: str) -> None:
     _validate.companion(OP, weight, name, value, "")
     if value.dim() != 1 or value.shape[0] != size:

@@ -10,14 +10,10 @@ from torch import Tensor
 
 from gankern import _autocast, _layout
 from gankern._dispatch import Row, Table
-from gankern.ops.spectral_norm.arguments import matrix, order, permuted, restored, wide
+from gankern._dtypes import wide
+from gankern._layout import empty_like
+from gankern.ops.spectral_norm.arguments import matrix, order, permuted, restored
 from gankern.ops.spectral_norm.reference import backward_composed
-
-
-def empty_like(weight: Tensor) -> Tensor:
-    """What comes out: dense, channels_last if ``weight`` is."""
-    fmt = _layout.memory_format(weight) if weight.dim() == 4 else torch.contiguous_format
-    return torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=fmt)
 
 
 @torch.no_grad()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._autograd import Differentiable, composed_backward
+from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.spectral_norm import arguments, backends
 from gankern.ops.spectral_norm.reference import backward_composed, spectral_norm_reference
@@ -63,12 +64,12 @@ LIBRARY.impl("spectral_norm_backward", backends.BACKWARD.__call__, "CompositeExp
 
 @torch.library.register_fake("gankern::spectral_norm", lib=LIBRARY)
 def _fake(weight: Tensor, *rest: Any) -> Tensor:
-    return backends.empty_like(weight)
+    return empty_like(weight)
 
 
 @torch.library.register_fake("gankern::spectral_norm_backward", lib=LIBRARY)
 def _fake_backward(dy: Tensor, weight: Tensor, *rest: Any) -> Tensor:
-    return backends.empty_like(weight)
+    return empty_like(weight)
 
 
 # ---- derivatives -------------------------------------------------------------------------------------------------------

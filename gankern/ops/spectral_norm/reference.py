@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankern import _autocast
-from gankern.ops.spectral_norm.arguments import matrix, prepare, wide
+from gankern._dtypes import wide
+from gankern.ops.spectral_norm.arguments import matrix, prepare
 
 
 def spectral_norm_reference(
