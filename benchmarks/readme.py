@@ -6,11 +6,11 @@ Every number of that section comes from ``benchmarks/results/<device>/quick.json
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
+from gankern._files import write_text
 from gankern.bench import table
 from gankern.bench.common import percent, seconds, times
 from gankern.bench.results import load
@@ -84,9 +84,7 @@ def main() -> int:
     if given.check:
         print("README.md is up to date" if new == text else "README.md differs: run python -m benchmarks.readme")
         return int(new != text)
-    temporary = readme.with_suffix(".md.tmp")
-    temporary.write_text(new)
-    os.replace(temporary, readme)
+    write_text(readme, new)
     print(f"README.md: results of {', '.join(p.parent.name for p in files) or 'no device'}")
     return 0
 

@@ -11,7 +11,6 @@ import argparse
 import importlib
 import json
 import multiprocessing
-import os
 import re
 import shutil
 import subprocess
@@ -23,6 +22,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from gankern._files import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = Path(__file__).resolve().parent / "resource_budget.json"
@@ -293,9 +294,7 @@ def write_budget(budget: Mapping[str, Any], path: Path = BUDGET) -> None:
     """Write the file in one step, a kernel a line."""
     lines = [f"  {json.dumps(name)}: {json.dumps(entry)}" for name, entry in budget["kernels"].items()]
     text = f'{{\n "toolchain": {json.dumps(budget["toolchain"])},\n "kernels": {{\n' + ",\n".join(lines) + "\n }\n}\n"
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)
+    write_text(path, text)
 
 
 def table(rows: Sequence[Row]) -> str:

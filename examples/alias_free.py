@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import argparse
 import math
-import os
 import sys
-import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -22,6 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gankern._files import replacing
 from gankern.nn import FilteredLReLU, lowpass_filter
 
 Layer = Callable[[Tensor], Tensor]
@@ -152,19 +151,8 @@ def draw(results: dict[str, Result], size: int, out: Path) -> None:
     curve.set_title("translation equivariance: higher is better; whole pixels are exact", fontsize=11)
     curve.grid(alpha=0.3)
     curve.legend()
-    write(figure.savefig, out)
-
-
-def write(save: Callable[[str], None], out: Path) -> None:
-    """A file that is there as a whole or not at all."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, suffix=".png")
-    os.close(descriptor)
-    try:
-        save(temporary)
-        os.replace(temporary, out)
-    finally:
-        Path(temporary).unlink(missing_ok=True)
+    with replacing(out) as temporary:  # never half a picture
+        figure.savefig(temporary)
 
 
 def main() -> None:

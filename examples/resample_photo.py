@@ -10,9 +10,7 @@ reduction behind a low-pass filter has none; upfirdn2d filters and drops pixels 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +20,7 @@ import torch
 
 import gankern
 from gankern import ops
+from gankern._files import replacing
 
 
 def load_photos(path: str | None) -> list[tuple[str, torch.Tensor]]:
@@ -102,14 +101,8 @@ def picture(photos: list[tuple[str, torch.Tensor]], f: torch.Tensor, factor: int
             axis.imshow(image[0].permute(1, 2, 0).clamp(0, 1).cpu().numpy(), interpolation="nearest")
             axis.set_title(title)
             axis.axis("off")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, suffix=".png")
-    os.close(descriptor)
-    try:
+    with replacing(out) as temporary:  # never half a picture
         figure.savefig(temporary, dpi=100)
-        os.replace(temporary, out)  # never half a picture
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def main() -> None:

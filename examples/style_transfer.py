@@ -20,9 +20,7 @@ are is the content's. (Brush strokes would need the correlations between feature
 from __future__ import annotations
 
 import argparse
-import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 
@@ -32,6 +30,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from gankern import ops
+from gankern._files import replacing
 
 TAPS = (1, 4, 6, 4, 1)
 
@@ -146,14 +145,8 @@ def picture(panels: list[tuple[str, Tensor]], out: Path) -> None:
         axis.imshow(image[0].permute(1, 2, 0).numpy(), interpolation="nearest")
         axis.set_title(title, fontsize=13)
         axis.axis("off")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, temporary = tempfile.mkstemp(dir=out.parent, suffix=".png")
-    os.close(descriptor)
-    try:
+    with replacing(out) as temporary:  # never half a picture
         figure.savefig(temporary, dpi=100)
-        os.replace(temporary, out)  # never half a picture
-    finally:
-        Path(temporary).unlink(missing_ok=True)
 
 
 def main() -> None:

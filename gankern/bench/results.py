@@ -8,33 +8,15 @@ benchmarks/gpu.sh adds ``stages`` and ``ceilings``, which a new run of the rows 
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from gankern._files import write_json
 from gankern.bench.common import BenchError
 
 FORMAT = "gankern-bench 1"
 SECTIONS = ("stages", "ceilings")
-
-
-def write_json(path: Path, data: Any) -> None:
-    """Write beside ``path``, then rename: readers see the old file or the new one, never a part."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            json.dump(data, file, indent=1, allow_nan=False)
-            file.write("\n")
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)  # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
 
 
 class Results:
