@@ -214,16 +214,18 @@ def _conv_transpose2d_module(tape: Tape, m: nn.ConvTranspose2d, x: Tensor) -> Te
 
 
 def _equalized(tape: Tape, m: Any, x: Tensor) -> Tensor:
-    """The Conv2d and Linear of gankern.nn."""
+    """The Conv2d, ConvTranspose2d and Linear of gankern.nn."""
     if m.reference:
         raise Unfit("it runs its reference")
     weight, bias = m.scaled(x.dtype)
     if weight.dim() == 2:
         y = _linear(tape, x, weight)
+    elif hasattr(m, "geometry"):
+        y = _conv_transpose2d(tape, x, weight, None, **m.geometry)
     elif m.up == m.down == 1:
-        y = _conv2d(tape, x, weight, None, m.stride, m.padding)
+        y = _conv2d(tape, x, weight, None, m.stride, m.padding, 1, m.groups)
     else:
-        y = _conv2d_resample(tape, x, weight, m.resample_filter, m.up, m.down, m.padding)
+        y = _conv2d_resample(tape, x, weight, m.resample_filter, m.up, m.down, m.padding, m.groups)
     return _bias_act(tape, y, bias, **m.settings)
 
 
@@ -257,7 +259,7 @@ def modules() -> dict[type, Rule]:
     return {
         **dict.fromkeys(plain, _as_it_is),
         **dict.fromkeys((nn.Dropout, nn.Dropout2d), _dropout),
-        **dict.fromkeys((layers.Conv2d, layers.Linear), _equalized),
+        **dict.fromkeys((layers.Conv2d, layers.ConvTranspose2d, layers.Linear), _equalized),
         nn.Conv2d: _conv2d_module,
         nn.ConvTranspose2d: _conv_transpose2d_module,
         nn.Linear: lambda tape, m, x: _linear(tape, x, m.weight, m.bias),

@@ -1,8 +1,9 @@
 """Modules: parameters and buffers plus one operator call; each can switch to its reference with the same weights."""
 
 from gankern.nn.alias_free import AliasFreeLayer, FilteredLReLU
+from gankern.nn.batch_norm import BatchNormAct2d
 from gankern.nn.bias_act import BiasAct, Linear, NoiseInjection
-from gankern.nn.conv import Conv2d
+from gankern.nn.conv import Conv2d, ConvTranspose2d
 from gankern.nn.filters import lowpass_filter
 from gankern.nn.modulated import AdaptiveConv2d, ModulatedConv2d, StyleLayer, ToRGB
 from gankern.nn.norm import (
@@ -25,11 +26,13 @@ __all__ = [
     "AdaIN",
     "AdaptiveConv2d",
     "AliasFreeLayer",
+    "BatchNormAct2d",
     "BiasAct",
     "Blur",
     "ConditionalBatchNorm2d",
     "ConditionalInstanceNorm2d",
     "Conv2d",
+    "ConvTranspose2d",
     "Downsample2d",
     "FilteredLReLU",
     "GradientPenalty",

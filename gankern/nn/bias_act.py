@@ -112,7 +112,10 @@ class NoiseInjection(nn.Module):
 
 
 class Equalized(nn.Module):
-    """Weights of unit variance, scaled by 1 / sqrt(fan in) at run time (Karras et al. 2018), and a fused epilogue."""
+    """Weights of unit variance, scaled by 1 / sqrt(fan in) at run time (Karras et al. 2018), and a fused epilogue.
+
+    Without ``equalized`` the weight is used as it is, and starts as torch.nn's layers of that shape do.
+    """
 
     bias: nn.Parameter | None
 
@@ -124,14 +127,27 @@ class Equalized(nn.Module):
         lr_multiplier: float,
         settings: dict[str, Any],
         reference: bool,
+        equalized: bool = True,
+        outputs: int | None = None,
+        fan_in: float | None = None,
     ) -> None:
         super().__init__()
-        check_act(type(self).__name__, settings["act"])
+        name = type(self).__name__
+        check_act(name, settings["act"])
         if lr_multiplier <= 0:
-            raise ValueError(f"{type(self).__name__}: lr_multiplier must be positive, got {lr_multiplier}")
-        self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
-        self.bias = nn.Parameter(torch.full((shape[0],), bias_init / lr_multiplier)) if bias else None
-        self.weight_gain = lr_multiplier / math.sqrt(math.prod(shape[1:]))
+            raise ValueError(f"{name}: lr_multiplier must be positive, got {lr_multiplier}")
+        if not equalized and lr_multiplier != 1:
+            raise ValueError(f"{name}: lr_multiplier must be 1 with equalized=False, got {lr_multiplier}")
+        if equalized:
+            self.weight = nn.Parameter(torch.randn(shape) / lr_multiplier)
+            self.weight_gain = lr_multiplier / math.sqrt(math.prod(shape[1:]) if fan_in is None else fan_in)
+        else:
+            self.weight = nn.Parameter(torch.empty(shape))
+            nn.init.kaiming_uniform_(self.weight, a=math.sqrt(5))  # torch.nn's: uniform in +-1 / sqrt(fan in)
+            self.weight_gain = 1.0
+        size = shape[0] if outputs is None else outputs
+        self.bias = nn.Parameter(torch.full((size,), bias_init / lr_multiplier)) if bias else None
+        self.equalized = equalized
         self.lr_multiplier = lr_multiplier
         self.settings = settings
         self.reference = reference
@@ -141,16 +157,18 @@ class Equalized(nn.Module):
         bias: Tensor | None = self.bias
         if bias is not None and self.lr_multiplier != 1:
             bias = bias * self.lr_multiplier
-        return (self.weight * self.weight_gain).to(dtype), bias
+        weight = self.weight * self.weight_gain if self.equalized else self.weight
+        return weight.to(dtype), bias
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
         text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
+        text += "" if self.equalized else ", equalized=False"
         return f"{list(self.weight.shape)}, {text}" + (", reference=True" if self.reference else "")
 
 
 class Linear(Equalized):
-    """Fully connected layer with equalised learning rate, and bias + activation in one fused call.
+    """Fully connected layer, with equalised learning rate or without, and bias + activation in one fused call.
 
     Args:
         in_features: size of the input's last dimension.
@@ -163,6 +181,8 @@ class Linear(Equalized):
         gain: as for :func:`gankern.ops.bias_act`. Default None.
         clamp: as for :func:`gankern.ops.bias_act`. Default None.
         reference: run the pure PyTorch reference of the epilogue. Default False.
+        equalized: scale the weight by 1 / sqrt(in_features) at run time. False: use it as it is, with torch.nn.Linear's first
+            values (the bias starts as ``bias_init`` all the same). Default True.
 
     Shape: [..., in_features] to [..., out_features]. Gradients of any order.
     """
@@ -179,9 +199,10 @@ class Linear(Equalized):
         gain: float | None = None,
         clamp: float | None = None,
         reference: bool = False,
+        equalized: bool = True,
     ) -> None:
         settings = {"dim": -1, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
-        super().__init__((out_features, in_features), bias, bias_init, lr_multiplier, settings, reference)
+        super().__init__((out_features, in_features), bias, bias_init, lr_multiplier, settings, reference, equalized)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [..., in_features]."""

@@ -11,6 +11,7 @@ from torch.nn.utils import parametrize
 
 from gankern import ops
 from gankern.nn.bias_act import Linear, check_act
+from gankern.nn.conv import ConvTranspose2d
 from gankern.ops.adain.reference import adain_reference, instance_norm_reference
 from gankern.ops.bias_act.reference import bias_act_reference
 from gankern.ops.minibatch_stddev.reference import minibatch_stddev_reference
@@ -454,7 +455,7 @@ class SpectralNorm(nn.Module):
         if not isinstance(weight, Tensor):
             raise ValueError(f"SpectralNorm.on: name must be a parameter of {type(module).__name__}, got {name!r}")
         if dim is None:
-            dim = int(isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)))
+            dim = int(isinstance(module, (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d, ConvTranspose2d)))
         parametrize.register_parametrization(module, name, cls(weight, n_power_iterations, dim, eps, reference))
         return module
 

@@ -25,6 +25,13 @@ def modules() -> list[tuple[torch.nn.Module, tuple[int, ...]]]:
         (nn.Conv2d(6, 4, 3, down=2, act="lrelu", clamp=256.0), (2, 6, 8, 6)),
         (nn.Conv2d(6, 4, 1, down=2, bias=False, resample_filter=[1, 2, 1]), (2, 6, 8, 6)),
         (nn.Conv2d(6, 4, 3, up=2, resample_filter=None), (1, 6, 4, 4)),
+        (nn.Conv2d(6, 4, 3, act="relu", equalized=False, groups=2), (2, 6, 5, 4)),
+        (nn.Conv2d(6, 4, 3, down=2, groups=2), (2, 6, 8, 6)),
+        (nn.Conv2d(6, 4, 3, up=2, groups=2), (2, 6, 4, 5)),
+        (nn.Linear(6, 5, act="sigmoid", equalized=False), (3, 6)),
+        (nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, act="lrelu"), (2, 6, 4, 3)),
+        (nn.ConvTranspose2d(6, 4, 3, stride=2, padding=1, output_padding=1, bias=False, equalized=False), (2, 6, 3, 4)),
+        (nn.ConvTranspose2d(6, 4, 4, lr_multiplier=0.1, act="tanh", groups=2), (2, 6, 1, 1)),
     ]
     for module, _ in made:
         for parameter in module.parameters():
@@ -106,6 +113,42 @@ def test_equalised_weights_keep_the_variance() -> None:
     assert abs(float(nn.Conv2d(64, 64, 3, act="lrelu")(torch.randn(4, 64, 16, 16)).detach().square().mean()) - 1) < 0.1
 
 
+def test_plain_weights_start_as_those_of_torch() -> None:
+    pairs = [
+        (nn.Linear(6, 5, equalized=False, bias_init=0.5), torch.nn.Linear(6, 5)),
+        (nn.Conv2d(6, 4, 3, stride=2, equalized=False, groups=2), torch.nn.Conv2d(6, 4, 3, 2, 1, groups=2)),
+        (nn.ConvTranspose2d(6, 4, 4, 2, 1, 1, equalized=False, groups=2), torch.nn.ConvTranspose2d(6, 4, 4, 2, 1, 1, groups=2)),
+    ]
+    for ours, theirs in pairs:
+        with torch.random.fork_rng():
+            torch.manual_seed(3)
+            theirs.reset_parameters()
+            torch.manual_seed(3)
+            again = copy.deepcopy(ours)
+            torch.nn.init.kaiming_uniform_(again.weight, a=5**0.5)
+        assert torch.equal(again.weight, theirs.weight)
+        assert ours.weight.abs().max() <= theirs.weight.abs().max() * 1.5
+        assert set(ours.state_dict()) == set(theirs.state_dict())
+        ours.load_state_dict(theirs.state_dict())
+        x = torch.randn(2, 6) if isinstance(ours, nn.Linear) else torch.randn(2, 6, 5, 4)
+        torch.testing.assert_close(ours(x), theirs(x))
+    assert torch.equal(nn.Linear(6, 5, equalized=False, bias_init=0.5).bias.detach(), torch.full((5,), 0.5))
+
+
+def test_transposed_convolutions_keep_the_variance() -> None:
+    torch.manual_seed(0)
+    for kernel, stride in ((4, 2), (2, 2), (3, 1)):
+        layer = nn.ConvTranspose2d(64, 64, kernel, stride, kernel // 2, bias=False)
+        assert abs(float(layer(torch.randn(4, 64, 16, 16)).detach().square().mean()) - 1) < 0.15, (kernel, stride)
+
+
+def test_spectral_norm_of_a_transposed_convolution_has_outputs_as_rows() -> None:
+    layer = nn.SpectralNorm.on(nn.ConvTranspose2d(3, 5, 4, equalized=False))
+    assert layer.parametrizations.weight[0].dim == 1
+    matrix = layer.eval().weight.detach().transpose(0, 1).flatten(1)
+    assert abs(float(torch.linalg.matrix_norm(matrix, 2)) - 1) < 1e-3
+
+
 def test_autocast_with_float32_parameters() -> None:
     layer = nn.Conv2d(3, 4, 3, act="lrelu")
     with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -127,6 +170,11 @@ def test_bad_input() -> None:
         nn.BiasAct(3, "gelu")
     with pytest.raises(ValueError, match="lr_multiplier must be positive, got 0"):
         nn.Linear(3, 3, lr_multiplier=0)
+    with pytest.raises(ValueError, match="Linear: lr_multiplier must be 1 with equalized=False, got 0.5"):
+        nn.Linear(3, 3, lr_multiplier=0.5, equalized=False)
+    for layer in (nn.Conv2d, nn.ConvTranspose2d):
+        with pytest.raises(ValueError, match="groups must divide in_channels 4 and out_channels 6, got 4"):
+            layer(4, 6, 3, groups=4)
     with pytest.raises(ValueError, match="made with noise=False"):
         nn.BiasAct(3)(torch.randn(1, 3, 2, 2), torch.randn(1, 1, 2, 2))
     with pytest.raises(ValueError, match="4 dimensions"):
