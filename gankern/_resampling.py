@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _validate
+from gankern._autocast import suspended
 
 
 def total_padding(op: str, f: Tensor | None, up: int, down: int, padding: int | Sequence[int]) -> tuple[int, int, int, int]:
@@ -79,7 +80,7 @@ def fir(z: Tensor, f: Tensor | None, step: Sequence[int], flip: bool, gain: floa
     if not flip:
         g = g.flip(list(range(g.dim())))
     # Autocast would run the convolution in another dtype than z's.
-    with torch.autocast(z.device.type, enabled=False):
+    with suspended(z.device):
         if g.dim() == 2:
             return correlate(z, g * gain, step[0], step[1])
         return correlate(correlate(z, g[None, :], step[0], 1), g[:, None] * gain, 1, step[1])

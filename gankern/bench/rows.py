@@ -18,6 +18,7 @@ from gankern import _dispatch
 from gankern._dispatch import OpSpec
 from gankern._samples import LAYOUTS, Sample
 from gankern.bench.common import SHORT_DIRECTIONS, SHORT_DTYPES, SHORT_LAYOUTS, BenchError
+from gankern.bench.models import MODELS
 from gankern.bench.steps import STEPS
 
 MODES = ("quick", "full")
@@ -128,8 +129,9 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
                 for direction in directions:
                     if ORDER[direction] > (order if sample.differentiable else 0):
                         continue
-                    # Compiling costs seconds: quick runs show it once per op.
-                    yield Row(spec.name, sample.name, dtype, layout, direction, compile=mode == "full" or not compiled)
+                    # Compiling costs seconds: quick runs show it once per op. Whole models cost minutes.
+                    compiling = spec.name not in MODELS and (mode == "full" or not compiled)
+                    yield Row(spec.name, sample.name, dtype, layout, direction, compile=compiling)
                     compiled = True
 
 

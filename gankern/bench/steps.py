@@ -7,6 +7,7 @@ A step looks like an op whose only direction is forward: a function that takes i
 - ``path_length_step``: path length regularisation of two StyleGAN2 layers: forward, the gradient in the styles alone, and the
   gradients of its length's deviation in styles, weights and biases;
 - ``penalised_step``: a critic's whole step with its penalty, see ``penalised.py``;
+- ``model_forward``, ``model_step``: whole reference GANs, see ``models.py``;
 - ``second_order_weight_gradient``: the gradient in the weight of a convolution's input gradient, alone; PyTorch computes it on
   CUDA as a convolution with an image-sized filter.
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 from gankern import ops
 from gankern._dispatch import OpSpec
 from gankern._samples import Sample, randn
+from gankern.bench.models import MODELS
 from gankern.bench.penalised import PENALISED
 from gankern.ops.modulated_conv2d.reference import modulated_conv2d_reference
 
@@ -194,7 +196,7 @@ STEPS = {
         _step("path_length_step", _path_length(ops.modulated_conv2d), _path_length(modulated_conv2d_reference), _STYLE_LAYERS),
         _step("second_order_weight_gradient", _SecondOrder(ops.conv2d), _SecondOrder(F.conv2d), _LAYERS),
     )
-}
+} | MODELS
 """The steps by name."""
 
 PATCHED = {

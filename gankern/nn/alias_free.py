@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gankern import _validate, ops
+from gankern._dtypes import wide
 from gankern.nn.bias_act import Linear
 from gankern.nn.filters import lowpass_filter
 from gankern.nn.resample import Taps
@@ -81,10 +82,11 @@ class FilteredLReLU(nn.Module):
                 self._buffers[name] = buffer.to(moved.device)
         return self
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Apply to ``x`` [N, channels, H, W]."""
+    def forward(self, x: Tensor, padding: Sequence[int] | None = None) -> Tensor:
+        """Apply to ``x`` [N, channels, H, W], with another ``padding`` than the module's if one is given."""
         run = filtered_lrelu_reference if self.reference else ops.filtered_lrelu
-        return run(x, self.up_filter, self.down_filter, self.bias, **self.arguments)
+        arguments = self.arguments if padding is None else {**self.arguments, "padding": padding}
+        return run(x, self.up_filter, self.down_filter, self.bias, **arguments)
 
     def extra_repr(self) -> str:
         """Taps, factors and the rest for print(module)."""
@@ -157,19 +159,23 @@ class AliasFreeLayer(FilteredLReLU):
         self.magnitude_ema_beta = magnitude_ema_beta
         self.register_buffer("magnitude_ema", torch.ones(()))
 
-    def forward(self, x: Tensor, w: Tensor, update_ema: bool | None = None) -> Tensor:  # type: ignore[override]
+    def forward(  # type: ignore[override]
+        self, x: Tensor, w: Tensor, update_ema: bool | None = None, padding: Sequence[int] | None = None
+    ) -> Tensor:
         """Apply to ``x`` with latent ``w``.
 
         Args:
-            x: [N, in_channels, in_size, in_size].
+            x: [N, in_channels, in_size, in_size]; with ``padding``, of any height and width.
             w: [N, style_dim].
             update_ema: take ``x`` into the running mean square first. Default None: in training mode.
+            padding: [x0, x1, y0, y1] in place of the geometry's, behind the convolution that pads with its whole kernel, for an
+                input of another size: a window, or a larger canvas. Default None.
         """
         g = self.geometry
-        if x.dim() != 4 or tuple(x.shape[1:]) != (g.in_channels, g.in_size, g.in_size):
-            raise ValueError(
-                f"{type(self).__name__}: x must be [N, {g.in_channels}, {g.in_size}, {g.in_size}], got {list(x.shape)}"
-            )
+        sizes = (g.in_size, g.in_size) if padding is None else tuple(x.shape[2:])
+        if x.dim() != 4 or tuple(x.shape[1:]) != (g.in_channels, *sizes):
+            expected = f"{g.in_size}, {g.in_size}" if padding is None else "H, W"
+            raise ValueError(f"{type(self).__name__}: x must be [N, {g.in_channels}, {expected}], got {list(x.shape)}")
         if self.training if update_ema is None else update_ema:
             self._observe(x)
         styles = self.affine(w)
@@ -178,16 +184,17 @@ class AliasFreeLayer(FilteredLReLU):
         run = modulated_conv2d_reference if self.reference else ops.modulated_conv2d
         if g.torgb:
             styles = styles / math.sqrt(g.in_channels * g.conv_kernel**2)
-            if g.up == g.down == 1 and not any(g.padding):  # nothing to resample: the convolution's epilogue does the rest
+            resampled = g.up != 1 or g.down != 1 or any(g.padding if padding is None else padding)
+            if not resampled:  # the convolution's epilogue does the rest
                 return run(x, self.weight, styles, bias=self.bias, clamp=self.arguments["clamp"], **settings)
-        return super().forward(run(x, self.weight, styles, **settings))
+        return super().forward(run(x, self.weight, styles, **settings), padding)
 
     @torch.no_grad()
     def _observe(self, x: Tensor) -> None:
         """Move the running mean square of the input towards that of ``x``."""
         if x.numel():
             # Norms of planes, not a mean of squares: squares of half types overflow, and this needs no memory.
-            norms = torch.linalg.vector_norm(x.detach(), dim=(2, 3), dtype=torch.float32)
+            norms = torch.linalg.vector_norm(x.detach(), dim=(2, 3), dtype=wide(x.dtype))
             square = norms.square().mean() / (x.shape[2] * x.shape[3])
             self.magnitude_ema.lerp_(square.to(self.magnitude_ema.dtype), 1 - self.magnitude_ema_beta)
 

@@ -76,7 +76,8 @@ class Conv2d(Equalized):
         self.padding = kernel_size // 2 if padding is None else padding
         self.up, self.down = up, down
         resampling = (up > 1 or down > 1) and resample_filter is not None
-        self.register_buffer("resample_filter", ops.setup_filter(resample_filter) if resampling else None)
+        taps = ops.setup_filter(resample_filter).to(self.weight.device) if resampling else None
+        self.register_buffer("resample_filter", taps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [N, in_channels, H, W]."""
@@ -149,7 +150,12 @@ class ConvTranspose2d(Equalized):
         shape = (in_channels, out_channels // groups, kernel_size, kernel_size)
         fan_in = in_channels / groups * (kernel_size / stride) ** 2
         super().__init__(shape, bias, bias_init, lr_multiplier, settings, reference, equalized, out_channels, fan_in)
-        self.geometry = {"stride": stride, "padding": padding, "output_padding": output_padding, "groups": groups}
+        self.geometry: dict[str, Any] = {
+            "stride": stride,
+            "padding": padding,
+            "output_padding": output_padding,
+            "groups": groups,
+        }
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [N, in_channels, H, W]."""

@@ -50,7 +50,7 @@ def lowpass_filter(taps: int, cutoff: float, width: float, sampling_rate: float,
         raise ValueError(f"{op}: cutoff must be above 0 and below half of sampling_rate {rate}, got {cutoff}")
     if width <= 0:
         raise ValueError(f"{op}: width must be above 0, got {width}")
-    place = torch.arange(taps, dtype=torch.float64) - (taps - 1) / 2
+    place = torch.arange(taps, dtype=torch.float64, device="cpu") - (taps - 1) / 2
     beta = kaiser_beta(2.285 * (taps - 1) * math.pi * width / (rate / 2) + 7.95)
     inside = 1 - (2 * place / (taps - 1)).square()
     window = torch.special.i0(beta * inside.clamp_min(0).sqrt())  # up to a factor, which the sum takes away

@@ -436,7 +436,8 @@ class SpectralNorm(nn.Module):
             u, v = (weight.new_empty(size, requires_grad=False).normal_() for size in (rows, weight.numel() // rows))
             self.register_buffer("_u", F.normalize(u, dim=0, eps=eps))
             self.register_buffer("_v", F.normalize(v, dim=0, eps=eps))
-            spectral_norm_reference(weight.detach(), self._u, self._v, self.dim, 15, eps)
+            if not weight.is_meta:
+                spectral_norm_reference(weight.detach(), self._u, self._v, self.dim, 15, eps)
 
     @classmethod
     def on(

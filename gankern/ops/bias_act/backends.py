@@ -154,5 +154,5 @@ def in_place(x: Tensor, *rest: Any) -> None:
         x.copy_(row.run(x, *rest))
     else:
         b, noise, *settings = rest
-        _forward_into(row.name, x, b, noise, x, *settings)
+        row.call(_forward_into, row.name, x, b, noise, x, *settings)
         torch.autograd.graph.increment_version(x)  # so that a backward that has saved x notices

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern import _autocast
 from gankern._dispatch import Row, Table
 from gankern.ops.conv2d import arguments, configs
 from gankern.ops.conv2d.reference import weight_gradient_composed
@@ -58,11 +59,8 @@ def _vendor(kind: str, arithmetic: Callable[..., Tensor]) -> Callable[..., Tenso
         if fmt == torch.contiguous_format and configs.channels_last_inside(kind, first, second, rest[1], rest[-1]):
             inside = torch.channels_last
         first, second = relayout(first, inside), relayout(second, inside)
-        if torch._C._is_any_autocast_enabled():
-            # The operands have their dtype already: a backward pass inside an autocast region must not have it changed.
-            with torch.autocast(first.device.type, enabled=False):
-                y = arithmetic(first, second, *rest)
-        else:
+        # The operands have their dtype already: a backward pass inside an autocast region must not have it changed.
+        with _autocast.suspended(first.device):
             y = arithmetic(first, second, *rest)
         if not y.is_contiguous(memory_format=fmt):
             y = relayout(y, fmt)

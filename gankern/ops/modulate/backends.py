@@ -191,7 +191,7 @@ def in_place(x: Tensor, *rest: Any) -> None:
         x.copy_(row.run(x, *rest))
     else:
         scale, noise, b, *settings = rest
-        _forward_into(row.name, x, scale, noise, b, x, *settings)
+        row.call(_forward_into, row.name, x, scale, noise, b, x, *settings)
         torch.autograd.graph.increment_version(x)  # so that a backward that has saved x notices
 
 
@@ -201,5 +201,5 @@ def into(x: Tensor, scale: Any, noise: Any, b: Any, act: str, alpha: float, gain
     if row.name == "reference":
         y.copy_(row.run(x, scale, noise, b, act, alpha, gain, clamp))
     else:
-        _forward_into(row.name, x, scale, noise, b, y, act, alpha, gain, clamp)
+        row.call(_forward_into, row.name, x, scale, noise, b, y, act, alpha, gain, clamp)
         torch.autograd.graph.increment_version(y)

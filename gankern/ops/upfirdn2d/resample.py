@@ -40,7 +40,9 @@ def setup_filter(
     """
     op = "setup_filter"
     try:
-        taps = torch.as_tensor(1 if f is None else f).detach().to(dtype=torch.float32, device=device)
+        # With a device, numbers do not land on the default one, which is 'meta' where a model is only to be counted.
+        given = f if isinstance(f, Tensor) else torch.as_tensor(1 if f is None else f, device="cpu")
+        taps = given.detach().to(dtype=torch.float32, device=device)
     except (TypeError, ValueError) as error:
         raise TypeError(f"{op}: f must hold numbers as [taps] or [taps_y, taps_x], got {type(f).__name__}: {error}") from error
     if taps.dim() == 0:

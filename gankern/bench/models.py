@@ -1,0 +1,236 @@
+"""Whole reference GANs as rows: each family of gankern.models at a small size, fused beside ops='reference'.
+
+- ``model_forward``: images of the generator in evaluation mode, without gradients;
+- ``model_step``: a training step: the critic's gradients (loss, and the family's R1, R2 or WGAN-GP penalty), then the
+  generator's (through the critic; with L1, cycle and identity terms or a classifier where the family has them). What is done
+  every few steps (path length) or after the optimizer (clipping) is not in it.
+
+At these sizes most of the time is Python's and the dispatcher's: the rows watch over what a call costs, and say little about
+large models, whose layers are rows of their own. Eager has double backward where ours has the merged gradient.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from gankern import losses
+from gankern._dispatch import OpSpec
+from gankern._samples import Sample
+from gankern.models import FAMILIES, GAN, ModelConfig, example_inputs, from_config
+
+BATCH = 4
+_STATE, _GENERATOR, _CRITIC = "gan.", "generator_", "critic_"
+
+# (real logits, fake logits) to the critic's loss, and to the generator's.
+_LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
+    "minimax": (
+        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+        lambda real, fake: -F.softplus(fake).mean(),
+    ),
+    "nonsaturating": (
+        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
+        lambda real, fake: F.softplus(-fake).mean(),
+    ),
+    "lsgan": (
+        lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
+        lambda real, fake: (fake - 1).square().mean(),
+    ),
+    "hinge": (lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda real, fake: -fake.mean()),
+    "wasserstein": (lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean()),
+    "relativistic": (lambda real, fake: F.softplus(fake - real).mean(), lambda real, fake: F.softplus(real - fake).mean()),
+}
+
+# Changes to ``tiny`` for families whose step takes a few milliseconds there, most of them Python's.
+_SIZES: dict[str, dict[str, Any]] = {
+    **{name: {"resolution": 32, "width": 32} for name in ("dcgan", "cgan", "wgan", "mgan")},
+    "gan": {"resolution": 28, "z_dim": 100, "hidden": 1200, "maxout_units": 240, "maxout_pieces": 5},
+    "pix2pix": {"resolution": 64, "generator_channels": 16, "discriminator_channels": 16, "patch": 70},
+    "cyclegan": {"generator_channels": 16, "discriminator_channels": 16},
+    "r3gan": {"widths": (64, 64, 32), "groups": (8, 8, 4)},
+    "sngan": {"generator_channels": (32, 32, 32), "discriminator_channels": (32, 32, 32)},
+    **{name: {"resolution": 32, "channel_base": 1024, "channel_max": 32} for name in ("progan", "stylegan", "stylegan2")},
+    "stylegan3": {"channel_base": 512, "channel_max": 32},
+}
+
+_kept: dict[str, Any] = {}
+
+
+def _config(name: str) -> ModelConfig:
+    """The settings that a family is measured with."""
+    return FAMILIES[name].tiny.replace(**_SIZES.get(name, {}))
+
+
+def _make(name: str) -> Callable[..., dict[str, Any]]:
+    """Inputs of both networks and their whole state, the same for every dtype but for its rounding."""
+
+    def make(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            gan = from_config(_config(name))
+        kwargs: dict[str, Any] = {"family": name}
+        # A seed with which no rectifier stands at its kink, which a penalty would feel.
+        for prefix, given in zip((_GENERATOR, _CRITIC), example_inputs(gan, BATCH, seed=1, dtype=dtype), strict=True):
+            kwargs |= {f"{prefix}{i}": x for i, x in enumerate(given)}
+        kwargs |= {_STATE + k: v.detach().to(dtype) if v.is_floating_point() else v for k, v in gan.state_dict().items()}
+        return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in kwargs.items()}
+
+    return make
+
+
+def _gan(family: str, ops: str, training: bool, named: dict[str, Tensor]) -> GAN:
+    """The networks with this state, kept for the next call with it, as in training."""
+    key = (family, training, *(id(v) for v in named.values()))
+    if _kept.get("key") != key:
+        _kept.clear()
+        _kept.update(key=key, named=named)  # named: as long as these tensors live, no others have their ids
+    if ops not in _kept:
+        first = named[_GENERATOR + "0"]
+        gan = from_config(_config(family), ops).to(first.device, first.dtype).train(training)
+        gan.load_state_dict({k.removeprefix(_STATE): v for k, v in named.items() if k.startswith(_STATE)})
+        _kept[ops] = gan
+    made: GAN = _kept[ops]
+    return made
+
+
+def _inputs(prefix: str, named: dict[str, Tensor]) -> list[Tensor]:
+    return [named[k] for k in sorted(named) if k.startswith(prefix)]
+
+
+def _forward(ops: str) -> Callable[..., tuple[Tensor, ...]]:
+    def forward(family: str, **named: Tensor) -> tuple[Tensor, ...]:
+        gan = _gan(family, ops, False, named)
+        torch.manual_seed(0)  # noise
+        images = gan.generator(*_inputs(_GENERATOR, named))
+        return images if isinstance(images, tuple) else (images,)
+
+    return forward
+
+
+def _step(ops: str) -> Callable[..., tuple[Tensor, ...]]:
+    def step(family: str, **named: Tensor) -> tuple[Tensor, ...]:
+        gan = _gan(family, ops, True, named)
+        given, real = _inputs(_GENERATOR, named), _inputs(_CRITIC, named)
+        torch.manual_seed(0)  # noise, dropout
+        with torch.enable_grad():
+            return _unpaired(gan, given) if gan.family.task == "unpaired" else _single(gan, ops, given, real)
+
+    return step
+
+
+def _single(gan: GAN, ops: str, given: list[Tensor], real: list[Tensor]) -> tuple[Tensor, ...]:
+    """The step of one generator and one critic."""
+    family = gan.family
+    generator: Any = gan.generator
+    critic: Any = gan.discriminator  # some have more methods than forward
+    critic_loss, generator_loss = _LOSSES[family.loss]
+    terms = dict(family.penalties or {})
+    fake = generator(*given)
+    component = generator.component(given[0]) if "classifier" in terms else None
+    # What the critic is told beside the image: the classes, or the image that the generator started from.
+    beside = given[1:] if family.task == "latent" else real[1:]
+    gammas = terms.get("r1", 0.0), terms.get("r2", 0.0)
+    if ops == "fused" and any(gammas) and not beside:
+        gradients = _norm(_merged(critic, critic_loss, *gammas).gradients(real[0], fake.detach()))
+    else:
+        pair = [real[0].detach(), fake.detach()]
+        pair = [x.requires_grad_() if gamma else x for x, gamma in zip(pair, gammas, strict=True)]
+        fake_logits, apart = _judged(critic, pair[1], beside, component)
+        logits = [critic(pair[0], *real[1:]), fake_logits]
+        total = critic_loss(*logits) + apart
+        for x, y, gamma in zip(pair, logits, gammas, strict=True):
+            if gamma:
+                (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+                total = total + gamma / 2 * g.square().sum((1, 2, 3)).mean()
+        if "wgan_gp" in terms:
+            total = total + _between(critic, ops, pair[0], pair[1], terms["wgan_gp"])
+        gradients = _gradients(total, critic)
+    real_logits = critic(*real).detach() if family.loss == "relativistic" else torch.zeros(())
+    fake_logits, apart = _judged(critic, fake, beside, component)
+    loss = generator_loss(real_logits, fake_logits) + terms.get("classifier", 0.0) * apart
+    if "l1" in terms:
+        loss = loss + terms["l1"] * F.l1_loss(fake, real[0])
+    return gradients, _gradients(loss, generator)
+
+
+def _judged(critic: Any, fake: Tensor, beside: list[Tensor], component: Tensor | None) -> tuple[Tensor, Tensor | float]:
+    """Logits of generated images, and the cross-entropy of which generator made them where there are several."""
+    if component is None:
+        return critic(fake, *beside), 0.0
+    logits, classes = critic.heads(fake)
+    return logits, F.cross_entropy(classes, component)
+
+
+def _unpaired(gan: GAN, images: list[Tensor]) -> tuple[Tensor, ...]:
+    """The step of CycleGAN."""
+    critic_loss, generator_loss = _LOSSES[gan.family.loss]
+    terms, generator, none = dict(gan.family.penalties or {}), gan.generator, torch.zeros(())
+    a, b = images
+    fake_b, fake_a = generator(a, b)
+    real, fake = gan.discriminator(a, b), gan.discriminator(fake_a.detach(), fake_b.detach())
+    gradients = _gradients(critic_loss(real[0], fake[0]) + critic_loss(real[1], fake[1]), gan.discriminator)
+    loss = sum((generator_loss(none, y) for y in gan.discriminator(fake_a, fake_b)), torch.zeros(()))
+    back_b, back_a = generator(fake_a, fake_b)
+    loss = loss + terms["cycle"] * (F.l1_loss(back_a, a) + F.l1_loss(back_b, b))
+    same_b, same_a = generator(b, a)
+    loss = loss + terms["identity"] * (F.l1_loss(same_a, a) + F.l1_loss(same_b, b))
+    return gradients, _gradients(loss, generator)
+
+
+def _merged(critic: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], r1: float, r2: float) -> losses.PenalizedStep:
+    """The critic's step, kept as the networks are: it decides once how to go about it."""
+    if "step" not in _kept:
+        _kept["step"] = losses.PenalizedStep(critic, loss, r1, r2)
+    made: losses.PenalizedStep = _kept["step"]
+    return made
+
+
+def _between(critic: nn.Module, ops: str, real: Tensor, fake: Tensor, weight: float) -> Tensor:
+    """The WGAN-GP penalty."""
+    eps = torch.linspace(0.1, 0.9, real.shape[0], dtype=real.dtype, device=real.device)
+    if ops == "fused":
+        return losses.wgan_gp(critic, real, fake, weight, eps=eps)
+    mix = eps[:, None, None, None]
+    x = (mix * real + (1 - mix) * fake).detach().requires_grad_()
+    (g,) = torch.autograd.grad(critic(x).sum(), x, create_graph=True)
+    return weight * (g.square().sum((1, 2, 3)).sqrt() - 1).square().mean()
+
+
+def _gradients(loss: Tensor, network: nn.Module) -> Tensor:
+    return _norm(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+
+
+def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+    """The norm of all gradients of a network, which is what is compared.
+
+    One by one they cannot be: that of a bias before a norm is rounding and nothing else, and where a rectifier or an absolute
+    value is so near its kink that two roundings take two branches, a whole filter's gradient moves by a thousandth.
+    """
+    return torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients if g is not None]))
+
+
+def _samples() -> list[Sample]:
+    """One for each family, in float32: half types alone are not what models are trained or sampled in."""
+    made = []
+    for name, family in FAMILIES.items():
+        description = f"{name} at {_config(name).resolution}^2 x {BATCH}, few channels: {family.title}"
+        wide = (torch.float32, torch.float64)
+        tags = frozenset({"quick", "full"})
+        made.append(Sample(name, _make(name), (), tags, layouts=("nchw",), dtypes=wide, description=description))
+    return made
+
+
+MODELS = {
+    name: OpSpec(
+        name, public, reference, lambda **_: (), table=None, samples=_samples(), derivative_order=0, image=_GENERATOR + "0"
+    )
+    for name, public, reference in (
+        ("model_forward", _forward("fused"), _forward("reference")),
+        ("model_step", _step("fused"), _step("reference")),
+    )
+}
+"""The rows by name."""
