@@ -1,0 +1,1 @@
+"""Plain PyTorch, from the formulas."""
