@@ -14,11 +14,19 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 pytestmark = pytest.mark.packaging
+# These tests look at the build, not at speed; what one of them has compiled the others copy.
+CMAKE_ARGS = ["-DGANKERN_OPTIMIZE=-O0", "'-DCMAKE_CUDA_FLAGS=-Xptxas -O0'"]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def reuse_objects(tmp_path_factory: pytest.TempPathFactory) -> None:
+    launcher = [sys.executable, str(Path(__file__).with_name("reuse_objects.py")), str(tmp_path_factory.mktemp("objects"))]
+    CMAKE_ARGS.extend(f"'-DCMAKE_{language}_COMPILER_LAUNCHER={';'.join(launcher)}'" for language in ("CXX", "CUDA"))
 
 
 def run(command: list[str | Path], cwd: Path, ok: bool = True, **env: str) -> str:
     """Run a command; its output, with the exit code checked."""
-    env.setdefault("GANKERN_CMAKE_ARGS", "-DGANKERN_OPTIMIZE=-O0")  # these tests look at the build, not at speed
+    env.setdefault("GANKERN_CMAKE_ARGS", " ".join(CMAKE_ARGS))
     clean = {k: v for k, v in os.environ.items() if not k.startswith("GANKERN_") and k not in ("PYTHONPATH", "CXX")}
     result = subprocess.run(
         [str(c) for c in command], cwd=cwd, env={**clean, **env}, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
