@@ -11,7 +11,7 @@ import torch
 
 import gankern
 from gankern import _dispatch
-from gankern.cli import main
+from gankern.cli import COMMANDS, OWN, main
 
 
 def test_info_says_what_is_built_and_what_is_missing(capsys: pytest.CaptureFixture[str]) -> None:
@@ -62,6 +62,30 @@ def test_check_serves_compositions(capsys: pytest.CaptureFixture[str]) -> None:
 def test_module_runs_and_a_wrong_command_is_refused() -> None:
     run = subprocess.run([sys.executable, "-m", "gankern", "inform"], capture_output=True, text=True)
     assert run.returncode == 2 and "invalid choice: 'inform'" in run.stderr
+
+
+def test_help_lists_every_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["--help"])
+    lines = capsys.readouterr().out.splitlines()
+    assert end.value.code == 0
+    for name, (_, text) in (OWN | COMMANDS).items():
+        start = next((i for i, line in enumerate(lines) if line.split()[:1] == [name]), None)
+        assert start is not None, f"{name} is not listed"
+        assert " ".join(" ".join(lines[start:]).split()).startswith(f"{name} {text}")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([name, "--help"])
+    assert end.value.code == 0 and f"usage: gankern {name} " in capsys.readouterr().out
+
+
+def test_a_command_is_needed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main([])
+    assert end.value.code == 2 and "COMMAND" in capsys.readouterr().err
 
 
 def test_an_older_library_is_named() -> None:
