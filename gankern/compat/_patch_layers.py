@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.modules.module import _has_any_global_hook
 from torch.nn.utils.spectral_norm import SpectralNorm
 
@@ -49,7 +50,12 @@ def usual(x: Any, dim: int = 4) -> bool:
 
 def _plain(x: Any) -> bool:
     fits = type(x) in (Tensor, nn.Parameter) and x.dtype in DTYPES and x.layout is torch.strided
-    return fits and not torch.jit.is_tracing()
+    return fits and not _traced()
+
+
+def _traced() -> bool:
+    """Whether ``torch.jit.trace`` or forward-mode differentiation wants to see PyTorch's own operators."""
+    return torch.jit.is_tracing() or forward_ad._current_level >= 0
 
 
 class Patched:
@@ -216,7 +222,7 @@ class _Sequential(Patched):
 
     def forward(self, input: Any) -> Any:
         modules: list[Any] = list(self._modules.values())  # type: ignore[attr-defined]
-        fuse = not (_has_any_global_hook() or torch.jit.is_tracing())
+        fuse = not (_has_any_global_hook() or _traced())
         place = 0
         while place < len(modules):
             if fuse and place + 1 < len(modules) and fusable(modules[place], modules[place + 1]):
@@ -283,7 +289,8 @@ def parametrized(cls: type[Any]) -> bool:
 def _derived(cls: type[Any], bases: tuple[type[Any], ...]) -> type[Any]:
     """A class like ``cls`` with other bases, which is where torch.nn.utils.parametrize looks when it is undone."""
     space = {name: value for name, value in vars(cls).items() if name not in ("__dict__", "__weakref__", _MARK)}
-    made: type[Any] = type(cls)(cls.__name__, bases, space)
+    metaclass: Any = type(cls)
+    made: type[Any] = metaclass(cls.__name__, bases, space)
     return made
 
 

@@ -84,6 +84,15 @@ def test_a_gain_that_needs_broadcasting(nvlabs_tree: Path) -> None:
         torch.testing.assert_close(networks.modulated_conv2d(*inputs, input_gain=numbers(2, 1, seed=4)), want)
 
 
+def test_images_of_stylegan3_go_on_in_nchw(nvlabs_tree: Path) -> None:
+    """Its first layer's come from a permutation; what is like them is filled in the order of memory."""
+    networks = importlib.import_module(SG3)
+    x = IMAGES["x"].to(memory_format=torch.channels_last)
+    want = networks.modulated_conv2d(x, IMAGES["weight"], IMAGES["styles"])
+    with nvlabs.installed():
+        assert networks.modulated_conv2d(x, IMAGES["weight"], IMAGES["styles"]).stride() == want.stride()
+
+
 def write(tree: Path, name: str, source: str) -> None:
     (tree / "training" / f"{name}.py").write_text(source)
     importlib.invalidate_caches()

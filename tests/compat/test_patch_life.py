@@ -10,6 +10,7 @@ import pytest
 import torch
 from patch_models import CASES, assert_same, made, results
 from torch import Tensor, nn
+from torch.autograd import forward_ad
 from torch.nn.utils import parametrizations, remove_spectral_norm
 
 import gankern
@@ -237,6 +238,22 @@ def test_functional_transforms_and_symbolic_tracing() -> None:
     want = torch.autograd.grad(model(x).sum(), list(parameters.values()))
     found = torch.func.grad(lambda p: torch.func.functional_call(model, p, (x,)).sum())(parameters)
     assert_same(list(found.values()), list(want), 1e-5)
+
+
+@pytest.mark.parametrize("mode", [torch.enable_grad, torch.no_grad])
+@pytest.mark.parametrize("name", ["conv", "linear", "instance-norm", "spectral-hook"])
+def test_vmap_and_forward_mode(name: str, mode: Any) -> None:
+    model, (x,), _ = made(name)
+    model.eval()
+    slope = torch.randn(x.shape)
+    want, tangent = torch.func.jvp(model, (x,), (slope,))
+    gankern.patch(model)
+    with mode():
+        torch.testing.assert_close(torch.func.vmap(model)(torch.stack([x - 1, x]))[1], want, rtol=1e-4, atol=1e-5)
+        assert_same(list(torch.func.jvp(model, (x,), (slope,))), [want, tangent], 1e-5)
+        with forward_ad.dual_level():
+            found = forward_ad.unpack_dual(model(forward_ad.make_dual(x, slope)))
+            assert_same([found.primal, found.tangent], [want, tangent], 1e-5)
 
 
 @pytest.mark.parametrize(

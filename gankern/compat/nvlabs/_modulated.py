@@ -42,7 +42,11 @@ def stylegan3_modulated_conv2d(x, w, s, demodulate=True, padding=0, input_gain=N
     decides is how the 1e-8 under its square root compares with the sum. Here one factor on s does it, the same for all rows:
     rows of w would have to differ in norm by four orders of magnitude for float32 to notice, and no gradient passes the
     factor, on which nothing depends.
+
+    The first layer's images have channels innermost, by the way they are made. As there, NCHW goes out: a random tensor like
+    the images is then the same for a seed, and on a CPU it is the faster layout for the backward of filtered_lrelu.
     """
+    x = x.contiguous()
     if demodulate:
         with torch.no_grad():
             factor = s.square().mean().rsqrt() * (w.numel() ** 0.5 / torch.linalg.vector_norm(w))
