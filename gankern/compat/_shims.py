@@ -69,7 +69,7 @@ class Changes:
 
     def rebind(self) -> None:
         """In all imported modules, replace what was bound of the functions given to :meth:`replace`."""
-        for space, name, new in _bindings({id(old): new for old, new in self._bound}):
+        for space, name, new in _bindings({id(old): new for old, new in self._bound if not _foreign(old)}):
             space[name] = new
 
     def call(self, undo: Callable[[], None]) -> None:
@@ -99,6 +99,11 @@ def _reset_item(mapping: Any, key: str, old: Any) -> None:
         mapping[key] = old
     else:
         mapping.pop(key, None)
+
+
+def _foreign(value: Any) -> bool:
+    """Whether the codebase did not define it: a ``no_weight_gradients = contextlib.nullcontext`` is other modules' as well."""
+    return str(getattr(value, "__module__", None)).partition(".")[0] in _FOREIGN
 
 
 def _bindings(wanted: Mapping[int, Any]) -> list[tuple[dict[str, Any], str, Any]]:

@@ -108,3 +108,15 @@ def test_needed_takes_the_options_that_are_there(package: Path) -> None:
     assert seen == [{"a": 1}, {"a": 2}] and not shim.active
     with shim.installed(a=2), pytest.raises(ValueError, match="shim: is installed with a=2, cannot be installed with a=1"):
         shim.install(a=1)
+
+
+def test_what_the_codebase_took_from_elsewhere_stays_elsewhere(package: Path) -> None:
+    (package / "shimmed" / "real.py").write_text("from contextlib import nullcontext as f\n")
+    (package / "shimmed_user.py").write_text("from contextlib import nullcontext\n")
+    user, real = importlib.import_module("shimmed_user"), importlib.import_module("shimmed.real")
+    own = real.f
+    shim = Shim("only", lambda _: [Served("shimmed.real", names("ours"))])
+    with shim.installed():
+        assert real.f() == "ours" and user.nullcontext is own
+        user.late = real.f
+    assert real.f is own and user.nullcontext is own and user.late is own
