@@ -18,7 +18,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "gankern"
 OP_FOLDERS = sorted(p for p in (PACKAGE / "ops").iterdir() if p.is_dir() and (p / "op.py").exists())
 
 # A layer may import itself and what stands to its right.
-LAYERS = ["models", "nn", "ops"]
+LAYERS = ["train", "latent", "metrics", "models", "nn", "ops"]
 ISA_FLAGS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],
@@ -45,6 +45,17 @@ def test_arrows_run_one_way() -> None:
             for name in imports(path):
                 layer = name.split(".")[1] if "." in name else ""
                 assert layer not in above, f"{path.relative_to(ROOT)} imports {name}: {part} must not know {layer}"
+
+
+def test_shims_stand_beside_the_rest() -> None:
+    """gankern.compat serves other people's code: nothing of gankern needs it, and it needs operators and modules only."""
+    for path in PACKAGE.rglob("*.py"):
+        part = path.relative_to(PACKAGE).parts[0]
+        layers = {name.split(".")[1] for name in imports(path) if "." in name}
+        if part == "compat":
+            assert not layers & set(LAYERS[: LAYERS.index("nn")]), path.relative_to(ROOT)
+        elif part not in ("__init__.py", "cli.py"):
+            assert "compat" not in layers, path.relative_to(ROOT)
 
 
 def test_an_op_reaches_another_only_through_its_public_function() -> None:
