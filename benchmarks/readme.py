@@ -18,6 +18,7 @@ from gankern.bench.steps import STEPS
 
 ROOT = Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- results: python -m benchmarks.readme -->", "<!-- end of results -->"
+MODELS = ("model_forward", "model_step")
 DIRECTIONS = ("forward", "backward", "double_backward")
 COLUMNS = ("what", "forward", "forward + backward", "gradient penalty", "over torch.compile", "memory saved", "of copy speed")
 
@@ -33,13 +34,26 @@ def section(files: list[Path]) -> str:
         shown = [row for row in rows if row["dtype"] == "float32" and row["layout"] == "nchw"]
         samples: dict[tuple[str, str], dict[str, dict[str, Any]]] = {}
         for row in shown:
-            samples.setdefault((row["op"], row["sample"]), {})[row["direction"]] = row
+            if row["op"] not in MODELS:
+                samples.setdefault((row["op"], row["sample"]), {})[row["direction"]] = row
         parts += ["| " + " | ".join(_cells(of)) + " |" for of in samples.values()]
+        parts += _models(shown)
         wrong = [row for row in rows if row["note"].startswith("eager is wrong")]
         parts += ["", *(f"- `{row['op']}`, {row['description']}, {row['dtype']}: {row['note']}" for row in wrong)]
         for image in sorted(path.parent.glob(f"{path.stem}*.png")):
             parts += ["", f"![{image.stem}]({image.relative_to(ROOT).as_posix()})"]
     return "\n".join([*parts, "", END])
+
+
+def _models(rows: list[dict[str, Any]]) -> list[str]:
+    """A table of the reference GANs: forward of the generator and a training step, a family a line."""
+    families: dict[str, dict[str, dict[str, Any]]] = {}
+    for row in rows:
+        if row["op"] in MODELS:
+            families.setdefault(row["sample"], {})[row["op"]] = row
+    lines = [f"| `{name}` | " + " | ".join(_cell(of.get(op)) for op in MODELS) + " |" for name, of in families.items()]
+    head = ["", "Reference GANs at small sizes, where much of the time is Python's:", ""]
+    return [*head, "| `gankern.models` | generator | critic + generator step |", "|---|---|---|", *lines] if lines else []
 
 
 def _cells(rows: dict[str, dict[str, Any]]) -> tuple[str, ...]:

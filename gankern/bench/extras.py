@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gankern.bench.metrics import CONTENDERS as METRIC_CONTENDERS
 from gankern.bench.penalised import CONTENDERS
 from gankern.bench.rows import Row
 from gankern.bench.steps import PATCHED
@@ -95,4 +96,5 @@ EXTRAS: dict[str, Callable[[Row, dict[str, Any]], dict[str, Callable[[], Any]]]]
     "penalised_step": _penalised,
     "adain": _instance_norm,
     "modulated_conv2d": _modulated_conv2d,
+    **METRIC_CONTENDERS,
 }

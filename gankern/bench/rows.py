@@ -18,6 +18,7 @@ from gankern import _dispatch
 from gankern._dispatch import OpSpec
 from gankern._samples import LAYOUTS, Sample
 from gankern.bench.common import SHORT_DIRECTIONS, SHORT_DTYPES, SHORT_LAYOUTS, BenchError
+from gankern.bench.metrics import METRICS
 from gankern.bench.models import MODELS
 from gankern.bench.steps import STEPS
 
@@ -93,8 +94,8 @@ class Facts:
 
 
 def known() -> dict[str, OpSpec]:
-    """Everything that has rows: the registered ops, and the training steps."""
-    return {**_dispatch.OPS, **STEPS}
+    """Everything that has rows: the registered ops, training steps, whole models and metrics."""
+    return {**_dispatch.OPS, **STEPS, **METRICS}
 
 
 def specs(ops: Sequence[str] | None = None) -> list[OpSpec]:
@@ -129,8 +130,8 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
                 for direction in directions:
                     if ORDER[direction] > (order if sample.differentiable else 0):
                         continue
-                    # Compiling costs seconds: quick runs show it once per op. Whole models cost minutes.
-                    compiling = spec.name not in MODELS and (mode == "full" or not compiled)
+                    # Compiling costs seconds: quick runs show it once per op. Whole models cost minutes, metrics are loops.
+                    compiling = spec.name not in MODELS and spec.name not in METRICS and (mode == "full" or not compiled)
                     yield Row(spec.name, sample.name, dtype, layout, direction, compile=compiling)
                     compiled = True
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankern._dispatch import functorch_active
+from gankern._dispatch import takes_reference
 from gankern._dtypes import wide
 from gankern.nn.conv import Conv2d
 
@@ -28,7 +28,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """
     wanted = torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)
     # On the CPU there is a fused kernel for values as wide as keys only.
-    if wanted or functorch_active() or not (query.is_cuda or query.shape[2] == value.shape[2]):
+    if wanted or takes_reference() or not (query.is_cuda or query.shape[2] == value.shape[2]):
         return attention_reference(query, key, value)
     # The kernels want heads, of which there is one, and neighbouring channels.
     query, key, value = (t.contiguous().unsqueeze(1) for t in (query, key, value))

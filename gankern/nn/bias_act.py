@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from gankern import ops
 from gankern._activations import activation_funcs
-from gankern._dispatch import functorch_active
+from gankern._dispatch import takes_reference
 from gankern.ops.bias_act.reference import bias_act_reference
 
 
@@ -25,7 +25,7 @@ def epilogue(x: Tensor, reference: bool, fresh: bool, **settings: Any) -> Tensor
     """bias_act; in place where ``x`` is ``fresh`` (nobody else holds it) and no gradient, or functorch, will ask for it."""
     if reference:
         return bias_act_reference(x, **settings)
-    if fresh and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not functorch_active():
+    if fresh and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not takes_reference():
         return ops.bias_act_(x, **settings)
     return ops.bias_act(x, **settings)
 

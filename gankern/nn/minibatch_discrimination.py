@@ -13,13 +13,13 @@ from gankern.nn.bias_act import Linear
 class MinibatchDiscrimination(nn.Module):
     """Features that tell a discriminator how alike the samples of a batch are, against mode collapse.
 
-    A tensor T makes of the features of sample i a matrix M_i [kernels, kernel_dim]. Output feature b of sample i is
-    sum_j exp(-\\|M_i[b] - M_j[b]\\|_1) over the other samples j of the batch, appended to the features. Real and generated images
-    are given to the discriminator in batches of their own, and of one size: the sums grow with it.
+    A tensor T makes of the features of sample i a matrix M_i [kernels, kernel_dim]. Output feature b of sample i is the sum
+    over the other samples j of the batch of exp(-d), d the L1 distance of M_i[b] and M_j[b]; it is appended to the features.
+    Real and generated images are given to the discriminator in batches of their own, and of one size: the sums grow with it.
 
-    A sample's logit now depends on the whole batch: gradient penalties, whose norms are those of single samples, do not fit, and
-    :class:`gankern.losses.PenalizedStep` takes plain double backward. Under DistributedDataParallel the batch is the rank's
-    own. The differences take N^2 * kernels * kernel_dim numbers.
+    A sample's logit now depends on the whole batch: gradient penalties, whose norms are those of single samples, do not fit,
+    and :class:`gankern.losses.PenalizedStep` takes plain double backward. Under DistributedDataParallel the batch is the
+    rank's own. The differences take N^2 * kernels * kernel_dim numbers.
 
     Args:
         features: features of the input, the paper's A.
