@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern._dispatch import require_no_tangents
 from gankern._library import LIBRARY
 
 
@@ -71,6 +72,7 @@ class Differentiable:
         setup_context: Callable[..., None],
     ) -> None:
         torch.library.register_autograd(f"gankern::{name}", backward, setup_context=setup_context, lib=LIBRARY)
+        self.name = name
         self.operator = getattr(torch.ops.gankern, name).default
         self.implementation = implementation
 
@@ -90,6 +92,7 @@ class Differentiable:
     def __call__(self, *inputs: Any) -> Any:
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
             return self.operator(*inputs)
+        require_no_tangents(self.name, inputs)
         graph = False
         enabled = torch.is_grad_enabled()
         for value in inputs:

@@ -8,12 +8,13 @@ sees one opaque operator whatever runs. There is no silent fallback: a row that 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch.autograd import forward_ad
 
 BACKENDS = ("cuda", "cpu", "triton", "aten", "reference")
 """Our kernels in CUDA, C++ and Triton; PyTorch's own arithmetic (oneDNN, cuDNN) under our derivatives; plain PyTorch."""
@@ -220,6 +221,66 @@ def is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def functorch_active() -> bool:
-    """Whether a functorch transform (vmap, grad, jvp) is active: operators then take their differentiable reference."""
-    return not torch.compiler.is_compiling() and torch._C._are_functorch_transforms_active()
+class _Standard:
+    """Whether ``standard_operators`` is in force, and how many times over. Process-wide, as :class:`_Forced`."""
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.depth = 0
+        self.on = False  # beside the depth: torch.compile guards on what it reads, and a bool has two values
+
+
+_standard = _Standard()
+
+
+@contextmanager
+def standard_operators() -> Iterator[None]:
+    """Make gankern's functions compose PyTorch's own operators: ``with gankern.export.standard_operators(): ...``
+
+    For tracers whose results must run without gankern: ``torch.onnx.export``, ``torch.jit.trace``, ``torch.export.export``. All
+    functions of gankern.ops and modules of gankern.nn then take their definitions, in forms that a file for inference wants:
+    modulated convolution scales images, convolves all samples with one kernel and scales the result; resampling is padding and
+    depthwise convolutions, strided or transposed. No size of a batch is written into a trace. Results are equal but for
+    rounding, and differentiate to any order. The setting is process-wide; without a tracer it only costs time.
+    """
+    with _standard.lock:
+        _standard.depth += 1
+        _standard.on = True
+    try:
+        yield
+    finally:
+        with _standard.lock:
+            _standard.depth -= 1
+            _standard.on = _standard.depth > 0
+
+
+def standard() -> bool:
+    """Whether :func:`standard_operators` is in force."""
+    return _standard.on
+
+
+def takes_reference() -> bool:
+    """Whether public functions take their differentiable references, for kernels see neither batched tensors nor tangents.
+
+    So it is where a functorch transform (vmap, grad, jvp) or forward-mode differentiation is active, or
+    :func:`standard_operators` is in force.
+    """
+    return _standard.on or (
+        not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
+    )
+
+
+def require_no_tangents(op: str, values: Iterable[Any]) -> None:
+    """Refuse tensors with tangents where no reference takes them: a kernel would drop the tangents in silence.
+
+    Raises:
+        NotImplementedError: one of ``values`` is a dual tensor of the forward-mode level that is active.
+    """
+    if forward_ad._current_level < 0 or torch.compiler.is_compiling():
+        return
+    if any(isinstance(v, torch.Tensor) and forward_ad.unpack_dual(v).tangent is not None for v in values):
+        raise NotImplementedError(
+            f"gankern.{op}: has no forward-mode derivative. Public operators of gankern.ops run their reference within "
+            "torch.autograd.forward_ad.dual_level(), if they are called there; this one works in place, or is the derivative of "
+            "a call outside of it"
+        )

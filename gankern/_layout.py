@@ -35,4 +35,8 @@ def with_unit_stride(x: Tensor) -> Tensor:
     """``x``, copied only if neither its rows (NCHW) nor its channels (channels_last) are contiguous."""
     fmt = memory_format(x)
     unit = 1 if fmt == torch.channels_last else 3
-    return x if x.stride(unit) == 1 else x.contiguous(memory_format=fmt)
+    if x.stride(unit) == 1:
+        return x
+    dense = x.contiguous(memory_format=fmt)
+    # contiguous() gives x itself where it finds nothing to copy, whatever the stride along an axis of one pixel is.
+    return dense if dense.stride(unit) == 1 else torch.empty(x.shape, dtype=x.dtype, device=x.device).copy_(x)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
+import sys
 from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+_LARGEST = sys.float_info.max
 FLOATING = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
@@ -42,7 +43,7 @@ def number(op: str, name: str, value: Any) -> float:
     """A finite real number as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a real number, got {value!r}")
-    if not -math.inf < value < math.inf:  # not isfinite, which torch.compile cannot trace
+    if not -_LARGEST <= value <= _LARGEST:  # not isfinite, which torch.compile cannot trace; an int may be larger than any float
         raise ValueError(f"{op}: {name} must be finite, got {value!r}")
     return float(value)
 

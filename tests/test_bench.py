@@ -57,6 +57,7 @@ def square(monkeypatch: pytest.MonkeyPatch) -> OpSpec:
     spec = _spec()
     monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
     monkeypatch.setattr(rows, "STEPS", {})
+    monkeypatch.setattr(rows, "METRICS", {})
     monkeypatch.setattr(timing, "BUDGETS", {mode: Budget(0.01, 3, 5, 2) for mode in rows.MODES})
     monkeypatch.setattr(case.Case, "_compiled", lambda self: self.spec.reference)
     rows._look.cache_clear()
@@ -323,6 +324,7 @@ def test_a_wrong_result_fails_and_an_error_does_not_stop_the_run(
 
     monkeypatch.setattr(_dispatch, "OPS", {"square": _spec(public)})
     monkeypatch.setattr(rows, "STEPS", {})
+    monkeypatch.setattr(rows, "METRICS", {})
     monkeypatch.setattr(plots, "available", lambda: False)
     assert main(["--device", "cpu", "--out", str(tmp_path)]) == 1
     statuses = {row["key"]: row["status"] for row in results.load(tmp_path / "quick.json")["rows"]}
@@ -377,6 +379,7 @@ def test_where_eager_is_wrong_float64_decides(monkeypatch: pytest.MonkeyPatch) -
         spec = OpSpec("square", public, reference, lambda **_: (), None, _spec(_square).samples)
         monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
         monkeypatch.setattr(rows, "STEPS", {})
+        monkeypatch.setattr(rows, "METRICS", {})
         rows._look.cache_clear()
         row = next(row for row in rows.selections("quick", "cpu") if row.dtype == "bfloat16")
         made = case.Case(row, CPU)

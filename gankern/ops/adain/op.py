@@ -85,7 +85,7 @@ def adain(
     al., Semantic image synthesis with spatially-adaptive normalization, 2019.
     """
     extra: dict[str, Any] = {"pre_noise": pre_noise, "pre_bias": pre_bias, "pre_act": pre_act}
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return adain_reference(x, scale, shift, eps, act, alpha, gain, **extra)
     x, scale, shift, noise, b, *settings = arguments.prepare(x, scale, shift, eps, act, alpha, gain, **extra)
     y: Tensor = _ADAIN(x, *(without_leaf(t) for t in (scale, shift, noise, b)), *settings)[0]
@@ -126,7 +126,7 @@ def instance_norm(
 
     Source: Ulyanov et al., Instance normalization: the missing ingredient for fast stylization, 2016.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return instance_norm_reference(x, weight, bias, eps, act, alpha, gain)
     return adain(x, *arguments.affine(x, weight, bias), eps, act, alpha, gain)
 
@@ -151,7 +151,7 @@ def adain_from_features(content: Tensor, style: Tensor, eps: float = 1e-5) -> Te
 
     Source: Huang and Belongie, Arbitrary style transfer in real-time with adaptive instance normalization, 2017.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return adain_from_features_reference(content, style, eps)
     arguments.features(content, style)
     return adain(content, *style_factors(style, eps), eps)

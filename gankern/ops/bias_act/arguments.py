@@ -74,6 +74,10 @@ def _scaled_noise(x: Tensor, noise: Any, strength: Any, dim: int, has_bias: bool
     if isinstance(strength, Tensor):
         if strength.numel() != 1 or not strength.is_floating_point():
             raise ValueError(f"{OP}: noise_strength must be one floating-point number, got shape {list(strength.shape)}")
+        if strength.device != x.device and strength.device.type != "cpu":
+            raise ValueError(
+                f"{OP}: noise_strength must be on the device of x ({x.device}) or on the CPU, got {strength.device}"
+            )
         noise = noise * strength.reshape(())
     elif strength is not None:
         noise = noise * _validate.number(OP, "noise_strength", strength)

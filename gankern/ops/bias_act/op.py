@@ -13,7 +13,7 @@ from gankern._autograd import Differentiable, composed_backward, wanted, without
 from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
-from gankern.ops.bias_act.reference import bias_act_reference, double_backward_composed
+from gankern.ops.bias_act.reference import bias_act_composed, bias_act_reference, double_backward_composed
 from gankern.ops.bias_act.samples import SAMPLES
 
 _SETTINGS = "int dim, str act, float alpha, float gain, float clamp"
@@ -72,7 +72,7 @@ def bias_act(
 
     Source: the layer epilogue of StyleGAN (Karras et al. 2019, 2020); He et al. 2015 for the gains.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     x, b, *rest = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     return _BIAS_ACT(x, without_leaf(b), *rest)
@@ -115,7 +115,10 @@ def bias_act_(
     tensors = [t for t in (x, b, noise, noise_strength) if isinstance(t, Tensor)]
     if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
         raise RuntimeError("bias_act_: works in place and has no gradient: use bias_act, or torch.no_grad()")
+    _dispatch.require_no_tangents("bias_act_", tensors)
     prepared = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
+    if _dispatch.standard():
+        return x.copy_(bias_act_composed(*prepared))
     torch.ops.gankern.bias_act_.default(*prepared)
     return x
 

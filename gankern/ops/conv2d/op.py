@@ -70,7 +70,7 @@ def conv2d(
 
     Source: the adjoints of a linear map; README.md beside this file.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return conv2d_reference(input, weight, bias, stride, padding, dilation, groups)
     x, w, b, *rest = arguments.prepare_conv2d(input, weight, bias, stride, padding, dilation, groups)
     return _CONV2D(without_leaf(x), without_leaf(w), without_leaf(b), *rest)
@@ -110,7 +110,7 @@ def conv_transpose2d(
 
     Source: the adjoint of :func:`conv2d`; README.md beside this file.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return conv_transpose2d_reference(input, weight, bias, stride, padding, output_padding, groups, dilation)
     x, w, b, *rest = arguments.prepare_conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
     return _CONV_TRANSPOSE2D(without_leaf(x), without_leaf(w), without_leaf(b), *rest)

@@ -38,7 +38,8 @@ def skipped_when_traced() -> bool:
     return _traced > 0
 
 
-def _change(step: int, this_thread: bool) -> None:
+def change(step: int, this_thread: bool) -> None:
+    """Open (``step`` 1) or close (-1) a scope."""
     global _count, _traced
     if torch.compiler.is_compiling() or torch._guards.detect_fake_mode() is not None:
         _traced += step
@@ -47,17 +48,6 @@ def _change(step: int, this_thread: bool) -> None:
     else:
         with _lock:
             _count += step
-
-
-# What dynamo puts into a graph as calls, to be run whenever the graph is traced further or run as it stands.
-@torch._dynamo.allow_in_graph
-def _enter(this_thread: bool) -> None:
-    _change(1, this_thread)
-
-
-@torch._dynamo.allow_in_graph
-def _leave(this_thread: bool) -> None:
-    _change(-1, this_thread)
 
 
 class no_weight_gradients:
@@ -91,11 +81,22 @@ class no_weight_gradients:
 
     def __enter__(self) -> None:
         if self.disable:
-            _enter(self.this_thread)
+            if torch.compiler.is_compiling():
+                # Imported here, which dynamo does while it traces: importing dynamo takes longer than importing torch.
+                from gankern.ops.conv2d.traced_scope import enter
+
+                enter(self.this_thread)
+            else:
+                change(1, self.this_thread)
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if self.disable:
-            _leave(self.this_thread)
+            if torch.compiler.is_compiling():
+                from gankern.ops.conv2d.traced_scope import leave
+
+                leave(self.this_thread)
+            else:
+                change(-1, self.this_thread)
 
 
 __all__: list[Any] = ["no_weight_gradients", "skipped_when_traced", "weight_gradients_disabled"]

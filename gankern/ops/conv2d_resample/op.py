@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from gankern import _dispatch
@@ -59,10 +60,15 @@ def conv2d_resample(
     Source: Karras et al. 2020, "Analyzing and improving the image quality of StyleGAN", appendix B; README.md beside this file.
     """
     p = arguments.prepare(x, w, f, up, down, padding, groups, flip_weight, flip_filter)
-    if _dispatch.functorch_active():
-        return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter)
+    kernel: Sequence[int] = p.w.shape[2:]
+    if _dispatch.takes_reference():
+        if not _dispatch.standard():
+            return conv2d_resample_reference(x, w, f, up, down, padding, groups, flip_weight, flip_filter)
+        if torch.jit.is_tracing():  # sizes are tensors then, and those of kernel and filter decide what is done
+            x0, x1, y0, y1 = map(int, p.padding)
+            kernel, p = tuple(map(int, kernel)), p._replace(padding=(x0, x1, y0, y1))
     y = p.x
-    for step in _steps(p):
+    for step in _steps(p, kernel):
         if step.op == "upfirdn2d":
             y = upfirdn2d(y, p.f if step.taps else None, flip_filter=p.flip_filter, **step.settings)
         elif step.op == "conv2d":
@@ -72,8 +78,8 @@ def conv2d_resample(
     return y
 
 
-def _steps(p: arguments.Prepared) -> list[Step]:
-    return steps(p.w.shape[2:], p.padding, p.f is not None, p.up, p.down, p.groups)
+def _steps(p: arguments.Prepared, kernel: Sequence[int]) -> list[Step]:
+    return steps(kernel, p.padding, p.f is not None, p.up, p.down, p.groups)
 
 
 def _transposed(p: arguments.Prepared) -> Tensor:
@@ -85,7 +91,8 @@ def _transposed(p: arguments.Prepared) -> Tensor:
 
 
 def _explained(*args: object, **kwargs: object) -> tuple[str, ...]:
-    return tuple(map(str, _steps(arguments.prepare(*args, **kwargs))))  # type: ignore[arg-type]
+    p = arguments.prepare(*args, **kwargs)  # type: ignore[arg-type]
+    return tuple(map(str, _steps(p, p.w.shape[2:])))
 
 
 _dispatch.register(

@@ -82,7 +82,9 @@ def filtered_lrelu(
 
     Source: Karras et al., "Alias-Free Generative Adversarial Networks", 2021, section 3.2 and appendix D.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
+        if _dispatch.standard():
+            return _composed(arguments.prepare(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter))
         return filtered_lrelu_reference(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     p = arguments.prepare(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     if torch.is_grad_enabled() and any(f is not None and f.requires_grad for f in (fu, fd)):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from gankern import _layout
@@ -47,7 +48,9 @@ def _forward(backend: str) -> Any:
     def run(grad: Tensor, center: float, weight: float) -> tuple[Tensor, Tensor]:
         p, squares = outputs(grad)
         if grad.numel() == 0:
-            return p.fill_(weight * center**2), squares.zero_()
+            # fill_ refuses a number that overflows the type; copy_ makes it infinite, as the kernels do.
+            of_empty = torch.tensor(weight * center * center, dtype=torch.float64, device="cpu")
+            return p.copy_(of_empty), squares.zero_()
         chunk, partial = _pieces(backend, grad)
         kernel("grad_norm_penalty", backend, "grad_norm_penalty")(
             _dense(grad, grad), partial, squares, p, center, weight, chunk

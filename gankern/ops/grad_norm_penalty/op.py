@@ -45,7 +45,7 @@ def grad_norm_penalty(grad: Tensor, center: float = 0.0, weight: float = 1.0) ->
     Source: Gulrajani et al., Improved training of Wasserstein GANs, 2017 (``center`` 1); Mescheder et al., Which training
     methods for GANs do actually converge?, 2018 (``center`` 0).
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return grad_norm_penalty_reference(grad, center, weight)
     p: Tensor = _GRAD_NORM_PENALTY(*arguments.prepare(grad, center, weight))[0]
     return p

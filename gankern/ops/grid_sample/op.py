@@ -50,7 +50,7 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     Source: the sampler of spatial transformers (Jaderberg et al. 2015); the second derivative serves gradient penalties
     through differentiable augmentation (Karras et al., "Training Generative Adversarial Networks with Limited Data", 2020).
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return grid_sample_reference(input, grid)
     x, grid = arguments.prepare(input, grid)
     return _GRID_SAMPLE(without_leaf(x), without_leaf(grid))

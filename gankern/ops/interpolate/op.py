@@ -44,7 +44,7 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
 
     Source: Gulrajani et al., Improved training of Wasserstein GANs, 2017, algorithm 1.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return interpolate_reference(real, fake, eps)
     real, fake, eps = arguments.prepare(real, fake, eps)
     y: Tensor = _INTERPOLATE(without_leaf(real), without_leaf(fake), without_leaf(eps))

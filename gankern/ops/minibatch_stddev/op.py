@@ -41,7 +41,7 @@ def minibatch_stddev(x: Tensor, group_size: int = 4, num_channels: int = 1) -> T
 
     Source: Karras et al., Progressive growing of GANs, 2018, section 3; the groups: StyleGAN's discriminator, 2019.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return minibatch_stddev_reference(x, group_size, num_channels)
     y: Tensor = _MINIBATCH_STDDEV(*arguments.prepare(x, group_size, num_channels))
     return y

@@ -13,7 +13,7 @@ from gankern._autograd import Differentiable, composed_backward, wanted, without
 from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.modulate import arguments, backends
-from gankern.ops.modulate.reference import double_backward_composed, modulate_reference
+from gankern.ops.modulate.reference import double_backward_composed, modulate_composed, modulate_reference
 from gankern.ops.modulate.samples import SAMPLES
 
 _SETTINGS = "str act, float alpha, float gain, float clamp"
@@ -73,7 +73,7 @@ def modulate(
 
     Source: demodulation and layer epilogue of StyleGAN2 (Karras et al. 2020), the convolution taken out of the middle.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return modulate_reference(x, scale, noise, b, act, alpha, gain, clamp)
     x, scale, noise, b, *settings = arguments.prepare(x, scale, noise, b, act, alpha, gain, clamp)
     return _MODULATE(x, without_leaf(scale), without_leaf(noise), without_leaf(b), *settings)
@@ -112,7 +112,11 @@ def modulate_(
     """
     if torch.is_grad_enabled() and any(isinstance(t, Tensor) and t.requires_grad for t in (x, scale, noise, b)):
         raise RuntimeError("modulate_: works in place and has no gradient: use modulate, or torch.no_grad()")
-    torch.ops.gankern.modulate_.default(*arguments.prepare(x, scale, noise, b, act, alpha, gain, clamp))
+    _dispatch.require_no_tangents("modulate_", (x, scale, noise, b))
+    prepared = arguments.prepare(x, scale, noise, b, act, alpha, gain, clamp)
+    if _dispatch.standard():
+        return x.copy_(modulate_composed(*prepared))
+    torch.ops.gankern.modulate_.default(*prepared)
     return x
 
 

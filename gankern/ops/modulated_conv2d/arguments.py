@@ -88,7 +88,7 @@ def prepare(
         raise ValueError(f"{OP}: weight must be {form}, none of them 0, got {list(weight.shape)}")
     if weight.shape[-3] != i:
         raise ValueError(f"{OP}: weight {list(weight.shape)} takes {weight.shape[-3]} channels, x has {i}: {list(x.shape)}")
-    _validate.companion(OP, x, "styles", styles, f"[N, in_channels] = [{n}, {i}]")
+    _validate.companion(OP, x, "styles", styles, "[N, in_channels]")  # no {n}: dynamo would fix the batch
     if tuple(styles.shape) != (n, i):
         raise ValueError(f"{OP}: styles must have shape [N, in_channels] = [{n}, {i}], got {list(styles.shape)}")
     if kernel_mix is not None:
@@ -140,7 +140,7 @@ def _input_gain(x: Tensor, value: Any, wide: torch.dtype) -> Tensor | None:
     n, i = x.shape[:2]
     if not isinstance(value, Tensor):
         value = torch.full((), _validate.number(OP, "input_gain", value), dtype=wide, device=x.device)
-    _validate.companion(OP, x, "input_gain", value, f"[], [{i}] or [{n}, {i}]")
+    _validate.companion(OP, x, "input_gain", value, "[], [in_channels] or [N, in_channels]")
     if tuple(value.shape) not in ((), (i,), (n, i)):
         raise ValueError(f"{OP}: input_gain must have shape [], [in_channels] = [{i}] or [N, in_channels] = [{n}, {i}], "
                          f"got {list(value.shape)}")  # fmt: skip

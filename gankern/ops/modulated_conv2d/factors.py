@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from gankern import _dispatch
 from gankern._autocast import suspended
 from gankern._library import native_can_run
 
@@ -57,7 +58,7 @@ def factors(weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulat
 
 def _squares(weight: Tensor) -> Tensor:
     """Sums of squares over the taps, [O, I]: our kernel, unless autograd or a tracer wants to see operators."""
-    traced = torch.compiler.is_compiling() or type(weight) not in (Tensor, torch.nn.Parameter)
+    traced = torch.compiler.is_compiling() or _dispatch.standard() or type(weight) not in (Tensor, torch.nn.Parameter)
     differentiable = torch.is_grad_enabled() and weight.requires_grad
     dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
     if traced or differentiable or not dense or native_can_run("cpu", "modulated_conv2d_squares", weight) is not None:

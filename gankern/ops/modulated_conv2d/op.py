@@ -13,7 +13,7 @@ from gankern._library import LIBRARY
 from gankern.ops.conv2d_resample import conv2d_resample
 from gankern.ops.modulate import modulate
 from gankern.ops.modulated_conv2d import arguments, backends
-from gankern.ops.modulated_conv2d.factors import Factors, factors
+from gankern.ops.modulated_conv2d.factors import EPS, Factors, factors
 from gankern.ops.modulated_conv2d.reference import modulated_conv2d_reference
 from gankern.ops.modulated_conv2d.samples import SAMPLES
 
@@ -91,11 +91,13 @@ def modulated_conv2d(
         "demodulate": demodulate, "flip_weight": flip_weight, "input_gain": input_gain, "bias": bias, "act": act,
         "alpha": alpha, "gain": gain, "clamp": clamp, "kernel_mix": kernel_mix,
     }  # fmt: skip
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference() and not _dispatch.standard():
         return modulated_conv2d_reference(x, weight, styles, **named)
     p = arguments.prepare(x, weight, styles, **named)
     if p.kernel_mix is None:
         return _layer(p, p.x, p.weight, p.styles, p.noise, p.input_gain)
+    if _dispatch.standard():
+        return _mixed_outputs(p, p.kernel_mix)
     if p.x.shape[0] == 0:
         return _layer(p, p.x, p.weight.sum(0) + 0 * p.kernel_mix.sum(), p.styles, p.noise, p.input_gain)
     parts = []
@@ -117,12 +119,31 @@ def _layer(
 ) -> Tensor:
     """The layer of samples with one kernel."""
     used = [t for t in (x, weight, styles, noise, input_gain, p.bias, p.f) if t is not None]
-    if torch.is_grad_enabled() and any(t.requires_grad for t in used):
+    if _dispatch.standard() or (torch.is_grad_enabled() and any(t.requires_grad for t in used)):
         return _differentiable(p, x, factors(weight, styles, input_gain, p.demodulate, _is_half(x)), noise)
     return torch.ops.gankern.modulated_conv2d_inference.default(
         x, weight, styles, input_gain, p.demodulate, noise, p.bias, p.f, p.up, p.down, list(p.padding), p.flip_weight,
         *p.settings,
     )  # fmt: skip
+
+
+def _mixed_outputs(p: arguments.Prepared, mix: Tensor) -> Tensor:
+    """The layer with all kernels applied to all samples, and their outputs mixed: for traces that hold for any batch.
+
+    Mixing is linear, so the outputs may be mixed in place of the kernels: K times the work. Of the mixed kernels only the
+    demodulation is made. In the wide type, whose range needs no normalisation.
+    """
+    kernels, channels = p.weight.shape[:2]
+    a = p.styles if p.input_gain is None else p.styles * p.input_gain
+    images = modulate(p.x.to(a.dtype), a)
+    z = conv2d_resample(images, p.weight.flatten(0, 1), p.f, p.up, p.down, p.padding, 1, p.flip_weight)
+    z = (z.unflatten(1, (kernels, channels)) * mix[:, :, None, None, None]).sum(1)
+    d = None
+    if p.demodulate:
+        mixed = (mix @ p.weight.flatten(1)).unflatten(1, tuple(p.weight.shape[1:]))
+        d = ((mixed.square().sum((3, 4)) * p.styles.square()[:, None]).sum(2) + EPS).rsqrt()
+    act, alpha, gain, clamp = p.settings
+    return modulate(z, d, p.noise, p.bias, act, alpha, gain, None if clamp < 0 else clamp).to(p.x.dtype)
 
 
 def _is_half(x: Tensor) -> bool:

@@ -42,7 +42,7 @@ def pixel_norm(x: Tensor, dim: int = 1, eps: float = 1e-8) -> Tensor:
 
     Source: Karras et al., Progressive growing of GANs, 2018, section 4.2; the input of StyleGAN's mapping network.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return pixel_norm_reference(x, dim, eps)
     y: Tensor = _PIXEL_NORM(*arguments.prepare(x, dim, eps))
     return y

@@ -50,7 +50,7 @@ def spectral_norm(
 
     Source: Miyato et al., Spectral normalization for generative adversarial networks, 2018.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
         return spectral_norm_reference(weight, u, v, dim, n_power_iterations, eps)
     weight, u, v, dim, n_power_iterations, eps = arguments.prepare(weight, u, v, dim, n_power_iterations, eps)
     y: Tensor = _SPECTRAL_NORM(weight, *backends.iterate(weight, u, v, dim, n_power_iterations, eps), dim)

@@ -12,6 +12,7 @@ from gankern import _dispatch, _layout
 from gankern._autograd import Differentiable
 from gankern._library import LIBRARY, native_can_run
 from gankern.ops.upfirdn2d import arguments
+from gankern.ops.upfirdn2d.convolutions import upfirdn2d_convolutions
 from gankern.ops.upfirdn2d.filter_gradient import filter_gradient_reference
 from gankern.ops.upfirdn2d.reference import upfirdn2d_composed, upfirdn2d_reference
 from gankern.ops.upfirdn2d.samples import SAMPLES
@@ -63,7 +64,9 @@ def upfirdn2d(
     Source: polyphase FIR resampling (Crochiere and Rabiner, Multirate Digital Signal Processing, 1983); as used for
     anti-aliased resampling in GANs by Karras et al., "Analyzing and Improving the Image Quality of StyleGAN", 2020.
     """
-    if _dispatch.functorch_active():
+    if _dispatch.takes_reference():
+        if _dispatch.standard():
+            return upfirdn2d_convolutions(*arguments.prepare(x, f, up, down, padding, flip_filter, gain))
         return upfirdn2d_reference(x, f, up, down, padding, flip_filter, gain)
     return _UPFIRDN2D(*arguments.prepare(x, f, up, down, padding, flip_filter, gain))
 

@@ -40,16 +40,29 @@ def setup_filter(
     """
     op = "setup_filter"
     try:
+        target = torch.device(device)
+    except (TypeError, RuntimeError) as error:
+        raise ValueError(f"{op}: device must be a torch.device or its name, got {device!r}") from error
+    if isinstance(f, Tensor) and f.is_meta and target.type != "meta":
+        raise ValueError(f"{op}: f must hold numbers, got a tensor on the meta device")
+    try:
         # With a device, numbers do not land on the default one, which is 'meta' where a model is only to be counted.
         given = f if isinstance(f, Tensor) else torch.as_tensor(1 if f is None else f, device="cpu")
-        taps = given.detach().to(dtype=torch.float32, device=device)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise TypeError(f"{op}: f must hold numbers as [taps] or [taps_y, taps_x], got {type(f).__name__}: {error}") from error
+    if given.is_complex():
+        raise TypeError(f"{op}: f must hold real numbers, got {_validate.short(given.dtype)}")
+    taps = given.detach().to(dtype=torch.float32, device=target)
     if taps.dim() == 0:
         taps = taps[None]
     if taps.dim() > 2 or taps.numel() == 0:
         raise ValueError(f"{op}: f must be [taps] or [taps_y, taps_x] with at least one tap, got {list(taps.shape)}")
     gain = _validate.number(op, "gain", gain)
+    for name, flag in (("normalize", normalize), ("flip_filter", flip_filter)):
+        if not isinstance(flag, bool):
+            raise TypeError(f"{op}: {name} must be a bool, got {flag!r}")
+    if separable is not None and not isinstance(separable, bool):
+        raise TypeError(f"{op}: separable must be a bool or None, got {separable!r}")
     if separable is None:
         separable = taps.dim() == 1 and taps.numel() >= 8
     if separable and taps.dim() == 2:
