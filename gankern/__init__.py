@@ -9,18 +9,20 @@ from gankern._library import NATIVE
 from gankern._version import __version__
 
 if TYPE_CHECKING:
-    from gankern import compat, latent, metrics, models, train
+    from gankern import compat, data, export, latent, metrics, models, train
     from gankern.compat.patch import patch, unpatch
 
 # Imported at first use: who wants operators does not wait for models and loops.
-_LAZY_MODULES = ("compat", "latent", "metrics", "models", "train")
+_LAZY_MODULES = ("compat", "data", "export", "latent", "metrics", "models", "train")
 _LAZY_NAMES = {"patch": "gankern.compat.patch", "unpatch": "gankern.compat.patch"}
 
 __all__ = [
     "NATIVE",
     "__version__",
     "compat",
+    "data",
     "explain",
+    "export",
     "latent",
     "losses",
     "metrics",

@@ -237,11 +237,12 @@ _standard = _Standard()
 def standard_operators() -> Iterator[None]:
     """Make gankern's functions compose PyTorch's own operators: ``with gankern.export.standard_operators(): ...``
 
-    For tracers whose results must run without gankern: ``torch.onnx.export``, ``torch.jit.trace``, ``torch.export.export``. All
-    functions of gankern.ops and modules of gankern.nn then take their definitions, in forms that a file for inference wants:
-    modulated convolution scales images, convolves all samples with one kernel and scales the result; resampling is padding and
-    depthwise convolutions, strided or transposed. No size of a batch is written into a trace. Results are equal but for
-    rounding, and differentiate to any order. The setting is process-wide; without a tracer it only costs time.
+    For tracers whose results must run without gankern: ``torch.jit.trace``, ``torch.export.export``. In ``torch.onnx.export``
+    it is so by itself (not in its older form, ``dynamo=False``). All functions of gankern.ops and modules of gankern.nn then
+    take their definitions, in forms that a file for inference wants: modulated convolution scales images, convolves all samples
+    with one kernel and scales the result; resampling is padding and depthwise convolutions, strided or transposed. No size of a
+    batch is written into a trace, but by ``minibatch_stddev``. Results are equal but for rounding, and differentiate to any
+    order. The setting is process-wide; without a tracer it only costs time.
     """
     with _standard.lock:
         _standard.depth += 1
@@ -255,19 +256,19 @@ def standard_operators() -> Iterator[None]:
 
 
 def standard() -> bool:
-    """Whether :func:`standard_operators` is in force."""
-    return _standard.on
+    """Whether :func:`standard_operators` is in force, or ``torch.onnx.export`` is tracing."""
+    return _standard.on or (torch.compiler.is_compiling() and torch.onnx.is_in_onnx_export())
 
 
 def takes_reference() -> bool:
     """Whether public functions take their differentiable references, for kernels see neither batched tensors nor tangents.
 
-    So it is where a functorch transform (vmap, grad, jvp) or forward-mode differentiation is active, or
-    :func:`standard_operators` is in force.
+    So it is where a functorch transform (vmap, grad, jvp) or forward-mode differentiation is active; and where
+    :func:`standard_operators` is in force, or ``torch.onnx.export`` is tracing.
     """
-    return _standard.on or (
-        not torch.compiler.is_compiling() and (torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0)
-    )
+    if torch.compiler.is_compiling():
+        return _standard.on or torch.onnx.is_in_onnx_export()
+    return _standard.on or torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
 
 
 def require_no_tangents(op: str, values: Iterable[Any]) -> None:
@@ -281,6 +282,6 @@ def require_no_tangents(op: str, values: Iterable[Any]) -> None:
     if any(isinstance(v, torch.Tensor) and forward_ad.unpack_dual(v).tangent is not None for v in values):
         raise NotImplementedError(
             f"gankern.{op}: has no forward-mode derivative. Public operators of gankern.ops run their reference within "
-            "torch.autograd.forward_ad.dual_level(), if they are called there; this one works in place, or is the derivative of "
-            "a call outside of it"
+            "torch.autograd.forward_ad.dual_level(), if they are called there; this one works in place, or is the derivative "
+            "of a call outside of it"
         )

@@ -43,7 +43,9 @@ def number(op: str, name: str, value: Any) -> float:
     """A finite real number as a float."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a real number, got {value!r}")
-    if not -_LARGEST <= value <= _LARGEST:  # not isfinite, which torch.compile cannot trace; an int may be larger than any float
+    if (
+        not -_LARGEST <= value <= _LARGEST
+    ):  # not isfinite, which torch.compile cannot trace; an int may be larger than any float
         raise ValueError(f"{op}: {name} must be finite, got {value!r}")
     return float(value)
 

@@ -18,7 +18,7 @@ CSRC, PACKAGE = ROOT / "csrc", ROOT / "gankern"
 OP_FOLDERS = sorted(p for p in (PACKAGE / "ops").iterdir() if p.is_dir() and (p / "op.py").exists())
 
 # A layer may import itself and what stands to its right.
-LAYERS = ["train", "latent", "metrics", "models", "nn", "ops"]
+LAYERS = ["train", "latent", "metrics", "data", "models", "nn", "ops"]
 ISA_FLAGS = {
     "baseline": [],
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

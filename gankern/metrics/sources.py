@@ -209,7 +209,7 @@ def _tensor(images: Tensor, name: str, count: int | None) -> Source:
 
 
 def _bundled(spec: str, resolution: int, channels: int | None, count: int | None) -> Source:
-    from gankern.train.data import open_data
+    from gankern.data.dataset import open_data
 
     channels = channels or (1 if spec == "digits" else 3)
     data = open_data(spec, resolution, channels)
@@ -219,8 +219,8 @@ def _bundled(spec: str, resolution: int, channels: int | None, count: int | None
 
 
 def _folder(folder: Path, name: str, resolution: int | None, channels: int | None, count: int | None) -> Source:
-    from gankern.train import transforms
-    from gankern.train.folders import CorruptImage, decode, find_images
+    from gankern.data import transforms
+    from gankern.data.folders import CorruptImage, decode, find_images
 
     try:
         paths = find_images(folder)[:count]

@@ -2,7 +2,7 @@
 
     python reuse_objects.py FOLDER COMPILER ARGUMENTS...
 
-An object is the same if the command (with the checkout's own path left out), the source and all headers under csrc/ are. Not for
+An object is the same if the command (the checkout's own path left out), the source and all headers under csrc/ are. Not for
 use outside these tests: other headers are taken as fixed.
 """
 

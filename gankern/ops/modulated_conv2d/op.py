@@ -91,12 +91,13 @@ def modulated_conv2d(
         "demodulate": demodulate, "flip_weight": flip_weight, "input_gain": input_gain, "bias": bias, "act": act,
         "alpha": alpha, "gain": gain, "clamp": clamp, "kernel_mix": kernel_mix,
     }  # fmt: skip
-    if _dispatch.takes_reference() and not _dispatch.standard():
+    composed = _dispatch.takes_reference()
+    if composed and not _dispatch.standard():
         return modulated_conv2d_reference(x, weight, styles, **named)
     p = arguments.prepare(x, weight, styles, **named)
     if p.kernel_mix is None:
-        return _layer(p, p.x, p.weight, p.styles, p.noise, p.input_gain)
-    if _dispatch.standard():
+        return _layer(p, p.x, p.weight, p.styles, p.noise, p.input_gain, composed)
+    if composed:
         return _mixed_outputs(p, p.kernel_mix)
     if p.x.shape[0] == 0:
         return _layer(p, p.x, p.weight.sum(0) + 0 * p.kernel_mix.sum(), p.styles, p.noise, p.input_gain)
@@ -115,11 +116,17 @@ def modulated_conv2d(
 
 
 def _layer(
-    p: arguments.Prepared, x: Tensor, weight: Tensor, styles: Tensor, noise: Tensor | None, input_gain: Tensor | None
+    p: arguments.Prepared,
+    x: Tensor,
+    weight: Tensor,
+    styles: Tensor,
+    noise: Tensor | None,
+    input_gain: Tensor | None,
+    composed: bool = False,
 ) -> Tensor:
-    """The layer of samples with one kernel."""
+    """The layer of samples with one kernel; ``composed`` of operators also where no gradient is needed."""
     used = [t for t in (x, weight, styles, noise, input_gain, p.bias, p.f) if t is not None]
-    if _dispatch.standard() or (torch.is_grad_enabled() and any(t.requires_grad for t in used)):
+    if composed or (torch.is_grad_enabled() and any(t.requires_grad for t in used)):
         return _differentiable(p, x, factors(weight, styles, input_gain, p.demodulate, _is_half(x)), noise)
     return torch.ops.gankern.modulated_conv2d_inference.default(
         x, weight, styles, input_gain, p.demodulate, noise, p.bias, p.f, p.up, p.down, list(p.padding), p.flip_weight,

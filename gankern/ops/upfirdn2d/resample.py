@@ -40,7 +40,7 @@ def setup_filter(
     """
     op = "setup_filter"
     try:
-        target = torch.device(device)
+        target = torch.device("cpu" if device is None else device)
     except (TypeError, RuntimeError) as error:
         raise ValueError(f"{op}: device must be a torch.device or its name, got {device!r}") from error
     if isinstance(f, Tensor) and f.is_meta and target.type != "meta":
@@ -48,7 +48,7 @@ def setup_filter(
     try:
         # With a device, numbers do not land on the default one, which is 'meta' where a model is only to be counted.
         given = f if isinstance(f, Tensor) else torch.as_tensor(1 if f is None else f, device="cpu")
-    except (TypeError, ValueError, RuntimeError) as error:
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise TypeError(f"{op}: f must hold numbers as [taps] or [taps_y, taps_x], got {type(f).__name__}: {error}") from error
     if given.is_complex():
         raise TypeError(f"{op}: f must hold real numbers, got {_validate.short(given.dtype)}")
