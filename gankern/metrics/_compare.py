@@ -320,7 +320,7 @@ def compare(
 
     Args:
         real: images: a tensor [N, C, H, W] (uint8, or floating-point from -1 to 1), an iterable of such batches, a folder, an
-            .npz, .npy or .pt file, 'digits', 'photos', or the data of ``gankern.train.open_data``. Or features: a tensor
+            .npz, .npy or .pt file, 'digits', 'photos', or the data of ``gankern.data.open_data``. Or features: a tensor
             [N, D], :class:`Features`, or a file of them.
         fake: generated images, likewise, or a checkpoint of gankern, which makes 10,000 (:func:`open_source` for another
             number). The two sets may have different numbers and sizes of images.

@@ -129,7 +129,7 @@ def open_source(
 
     Args:
         spec: what the module says; images [N, C, H, W], features [N, D] or :class:`Features`; an iterable of batches of images,
-            or of objects with an attribute ``images``; the data of ``gankern.train.open_data``.
+            or of objects with an attribute ``images``; the data of ``gankern.data.open_data``.
         name: of the argument, for messages.
         resolution: resize to this height and width; needed where a folder has images of several sizes. Default None: as they
             are; bundled data at 32.

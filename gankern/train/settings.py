@@ -37,7 +37,7 @@ class Settings:
         out: folder for checkpoints, sample grids, curves and results; it is made.
         model: a preset ('stylegan2-256') or a family ('dcgan'). A family with bundled data has a small size, which ``set`` may
             change; see ``gankern.train.defaults.SMALL``. Default 'dcgan'.
-        data: 'digits', 'photos' or a folder, as for :func:`gankern.train.open_data`. Default 'digits'.
+        data: 'digits', 'photos' or a folder, as for :func:`gankern.data.open_data`. Default 'digits'.
         steps: to be made in all, those before a resume included. Default 1000.
         batch: images of a step over all processes. Default None.
         resume: go on from ``out``'s checkpoint, if there is one. Default False.
