@@ -1,14 +1,10 @@
-"""Backends and devices that this process can test, shared by all tests."""
+"""What holds for all tests: their arithmetic, and which of them this machine can run."""
 
 from __future__ import annotations
 
-import os
-
 import pytest
 import torch
-
-INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
-HAS_GPU = torch.cuda.is_available() and not INTERPRETED
+from machine import HAS_GPU
 
 torch.manual_seed(0)
 # Results are compared with float64: convolutions must not round float32 to TF32, which PyTorch lets cuDNN do.

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import HAS_GPU, INTERPRETED
+from machine import HAS_GPU, INTERPRETED
 
 import gankern
 from gankern._dispatch import OPS, OpSpec, runs_on

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import INTERPRETED
 from cuda_emulation import adain_cases, filtered_lrelu_cases, harness, upfirdn2d_cases
+from machine import INTERPRETED
 from numpy.typing import NDArray
 
 import gankern

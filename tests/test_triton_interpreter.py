@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import INTERPRETED
+from machine import INTERPRETED
 
 
 @pytest.mark.skipif(INTERPRETED, reason="this process is the interpreter")

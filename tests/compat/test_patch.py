@@ -261,6 +261,7 @@ def test_the_report_is_a_table() -> None:
 
 def test_the_example_of_the_page(capsys: pytest.CaptureFixture[str]) -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "compat.md").read_text(encoding="utf-8")
+    page = page[page.index("## `gankern.patch(model)`") :]
     code, table = (page.split(start)[1].split("```")[0] for start in ("```python\n", "```\ngankern.patch"))
     exec(compile(code, "compat.md", "exec"), {})
     assert capsys.readouterr().out == "gankern.patch" + table

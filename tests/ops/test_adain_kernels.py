@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import INTERPRETED
 from cuda_emulation import harness
 from cuda_emulation.adain_cases import EPS, Case, Cut
+from machine import INTERPRETED
 
 from gankern.ops.adain.reference import adain_composed
 

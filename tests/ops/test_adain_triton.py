@@ -15,8 +15,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import INTERPRETED
 from cuda_emulation.adain_cases import EPS, Case, Cut
+from machine import INTERPRETED
 
 from gankern.ops.adain import configs
 

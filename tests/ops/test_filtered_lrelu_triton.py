@@ -19,7 +19,7 @@ import filtered_lrelu_plain as plain
 import numpy as np
 import pytest
 import torch
-from conftest import HAS_GPU, INTERPRETED
+from machine import HAS_GPU, INTERPRETED
 from torch import Tensor
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import HAS_GPU, INTERPRETED
+from machine import HAS_GPU, INTERPRETED
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 

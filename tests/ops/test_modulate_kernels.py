@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import INTERPRETED
 from cuda_emulation import harness
+from machine import INTERPRETED
 from torch import Tensor
 
 from gankern._activations import activation_funcs, curvature, slope

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import HAS_GPU, INTERPRETED
+from machine import HAS_GPU, INTERPRETED
 from torch import Tensor
 
 from gankern._activations import activation_funcs

@@ -61,7 +61,12 @@ def test_recording_is_cut_off_between_files(tmp_path: Path, number: signal.Signa
     process = subprocess.Popen([sys.executable, "-c", RECORDER, str(path)], stderr=subprocess.DEVNULL)
     try:
         until(process, path.exists, 100)
-        seen = {len(whole(path)["rows"]) for _ in range(200)}  # at any moment, what is there is whole
+        seen: set[int] = set()
+        end = time.monotonic() + 100
+        for _ in range(200):  # at any moment, what is there is whole
+            seen.add(len(whole(path)["rows"]))
+        while len(seen) < 3 and time.monotonic() < end:
+            seen.add(len(whole(path)["rows"]))
     finally:
         stop(process, number)
     whole(path)

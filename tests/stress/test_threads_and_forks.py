@@ -8,6 +8,7 @@ import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -135,8 +136,15 @@ class Augmented(Dataset[Tensor]):
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
 def test_workers_of_a_data_loader(start: str) -> None:
+    # In a process of its own: PyTorch refuses autograd in a fork of one that has differentiated in several threads, as tests do.
+    code = f"import test_threads_and_forks; test_threads_and_forks.load('{start}')"
+    run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
+    assert run.returncode == 0, run.stderr[-4000:]
+
+
+def load(start: str) -> None:
+    """Load a dataset by workers, and by this process."""
     expected = [Augmented()[i] for i in range(8)]  # here first, so that a forked worker inherits used thread pools
     workers = DataLoader(Augmented(), batch_size=2, num_workers=2, multiprocessing_context=start, timeout=120)
     got = torch.cat(list(workers))
