@@ -137,7 +137,7 @@ class Augmented(Dataset[Tensor]):
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
 def test_workers_of_a_data_loader(start: str) -> None:
-    # In a process of its own: PyTorch refuses autograd in a fork of one that has differentiated in several threads, as tests do.
+    # In a process of its own: PyTorch refuses autograd in a fork of one that has differentiated in several threads.
     code = f"import test_threads_and_forks; test_threads_and_forks.load('{start}')"
     run = subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parent, capture_output=True, text=True, timeout=300)
     assert run.returncode == 0, run.stderr[-4000:]
