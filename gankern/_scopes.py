@@ -27,3 +27,24 @@ def own_random(seed: int, *devices: torch.device) -> Iterator[None]:
     with torch.random.fork_rng([device for device in devices if device.type == "cuda"]):
         torch.manual_seed(seed)
         yield
+
+
+class _Recording:
+    """How many recordings are under way. Process-wide: what reads it only leaves out a look at values."""
+
+    depth = 0
+
+
+@contextmanager
+def recording() -> Iterator[None]:
+    """A network is being recorded for :func:`gankern.compile_generator`: values are examples, and are not looked at."""
+    _Recording.depth += 1
+    try:
+        yield
+    finally:
+        _Recording.depth -= 1
+
+
+def is_recording() -> bool:
+    """Whether :func:`recording` is in force."""
+    return _Recording.depth > 0

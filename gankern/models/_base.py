@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, fx, nn
 from typing_extensions import Self
 
+from gankern._scopes import is_recording
+
 OPS = ("fused", "reference")
 
 
@@ -48,6 +50,12 @@ class ModelConfig:
     def refuse(self, name: str, accepted: str) -> ValueError:
         """The error for a setting that this family cannot do."""
         return ValueError(f"{type(self).__name__}: {name} must be {accepted}, got {getattr(self, name)!r}")
+
+    def at_least(self, low: int, *names: str) -> None:
+        """Refuse the first of the named settings that is below ``low``."""
+        for name in names:
+            if getattr(self, name) < low:
+                raise self.refuse(name, f"at least {low}" if low else "0 or more")
 
 
 def check_ops(ops: str) -> bool:
@@ -143,7 +151,8 @@ def check_labels(name: str, labels: Tensor | None, num_classes: int, count: int)
         raise ValueError(f"{name}: labels must be given, the model has {num_classes} classes")
     if labels.dtype != torch.int64 or labels.shape != (count,):
         raise ValueError(f"{name}: labels must be int64 [{count}], got {labels.dtype} {list(labels.shape)}")
-    if not torch.compiler.is_compiling() and labels.device.type == "cpu" and count:
+    traced = torch.compiler.is_compiling() or is_recording()
+    if not traced and labels.device.type == "cpu" and count:
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= num_classes:
             raise ValueError(f"{name}: labels must be from 0 to {num_classes - 1}, got {low if low < 0 else high}")

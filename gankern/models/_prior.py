@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from gankern.models._base import LatentGenerator, ModelConfig
 
@@ -21,9 +21,16 @@ class PriorGenerator(LatentGenerator):
 
     Attributes:
         prior: 'uniform' or 'normal'.
+        layers: from latents to images; subclasses with classes or several parts have a ``forward`` of their own instead.
     """
 
     prior: str = "normal"
+    layers: nn.Module
+
+    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Images of ``z`` [N, z_dim]; ``labels`` must be None."""
+        self.check_inputs(z, labels)
+        return self.layers(z)
 
     def sample_z(self, count: int, generator: torch.Generator | None = None) -> Tensor:
         """``count`` latents [count, z_dim] of the prior, on this module's device."""

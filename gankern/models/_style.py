@@ -1,14 +1,57 @@
-"""What the style-based generators share: the mapping network from z to w, truncation, style mixing, and their base class."""
+"""What the style-based networks share: settings, the mapping network from z to w, truncation, style mixing, base classes."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from gankern import nn as gk
-from gankern.models._base import LatentGenerator, check_labels
+from gankern.models._base import Discriminator, LatentGenerator, ModelConfig, check_labels
+
+
+@dataclass(frozen=True)
+class StyleConfig(ModelConfig):
+    """The settings that all style-based networks have; each family's config says what they are there."""
+
+    resolution: int = 1024
+    z_dim: int = 512
+    w_dim: int = 512
+    num_classes: int = 0
+    mapping_layers: int = 8
+    mapping_lr_multiplier: float = 0.01
+    w_avg_beta: float = 0.995
+    channel_base: int = 32768
+    channel_max: int = 512
+
+    def check_resolution(self, low: int) -> None:
+        """Require a power of 2."""
+        if not isinstance(self.resolution, int) or self.resolution < low or self.resolution & (self.resolution - 1):
+            raise self.refuse("resolution", f"a power of 2 of at least {low}")
+
+
+@dataclass(frozen=True)
+class PyramidConfig(StyleConfig):
+    """Settings of networks with a stage for each resolution from 4 x 4 on, and their channels."""
+
+    @property
+    def resolutions(self) -> list[int]:
+        """4, 8, ..., resolution."""
+        return [2**i for i in range(2, self.resolution.bit_length())]
+
+    def width(self, resolution: int) -> int:
+        """Channels at a resolution."""
+        return min(self.channel_base // resolution, self.channel_max)
+
+    def check_channels(self, mbstd_group: int, mbstd_channels: int) -> None:
+        """Require a channel at every resolution, and some for minibatch standard deviation to divide at 4 x 4."""
+        if self.channel_base < self.resolution:
+            raise self.refuse("channel_base", f"at least the resolution, {self.resolution}")
+        if mbstd_group and self.width(4) % mbstd_channels:
+            raise self.refuse("mbstd_channels", f"a divisor of the {self.width(4)} channels at 4 x 4")
 
 
 def check_z(name: str, z: Tensor, z_dim: int) -> None:
@@ -166,8 +209,10 @@ def _shape(x: Tensor | None) -> Any:
 class StyleGenerator(LatentGenerator):
     """A generator in two parts: ``mapping`` from z to w, and ``synthesis`` from one w for each layer to images.
 
-    Subclasses set ``z_dim``, ``num_classes``, ``w_dim``, ``num_ws``, ``mapping`` (a :class:`MappingNetwork` with ``num_ws``)
-    and ``synthesis`` (a module or method of w [N, num_ws, w_dim] and options).
+    Args:
+        config: settings.
+        ops: 'fused' for gankern's operators, 'reference' for plain PyTorch with the same parameters.
+        synthesis: (config, reference) to the module of w [N, num_ws, w_dim] and options, which has ``num_ws``.
 
     Attributes:
         w_dim: size of w.
@@ -181,6 +226,16 @@ class StyleGenerator(LatentGenerator):
     num_ws: int = 0
     mapping: MappingNetwork
     synthesis: Any
+
+    def __init__(self, config: StyleConfig, ops: str, synthesis: Callable[[Any, bool], Any]) -> None:
+        super().__init__(config, ops)
+        self.z_dim, self.w_dim, self.num_classes = config.z_dim, config.w_dim, config.num_classes
+        self.synthesis = synthesis(config, self.reference)
+        self.num_ws = self.synthesis.num_ws
+        self.mapping = MappingNetwork(
+            config.z_dim, config.w_dim, self.num_ws, config.num_classes, config.mapping_layers,
+            config.mapping_lr_multiplier, config.w_avg_beta, self.reference,
+        )  # fmt: skip
 
     def forward(
         self,
@@ -268,4 +323,35 @@ class StyleGenerator(LatentGenerator):
         self.mapping.update_w_avg(w)
 
 
-__all__ = ["MappingNetwork", "StyleGenerator", "as_ws", "check_z"]
+class StyleDiscriminator(Discriminator):
+    """A discriminator that ends at 4 x 4: minibatch standard deviation, a convolution and two fully connected layers.
+
+    Subclasses make what comes before, and then :meth:`make_end`.
+    """
+
+    mbstd: gk.MinibatchStdDev | None
+
+    def make_end(self, width: int, outputs: int, group: int, extra: int, clamp: float | None = None) -> None:
+        """Add the last layers.
+
+        Args:
+            width: channels at 4 x 4.
+            outputs: size of the last layer's output.
+            group: samples of a group of minibatch standard deviation; 0 for none of it.
+            extra: its channels.
+            clamp: largest magnitude of the convolution's output. Default None.
+        """
+        self.mbstd = gk.MinibatchStdDev(group, extra, reference=self.reference) if group else None
+        inputs = width + extra if group else width
+        self.conv = gk.Conv2d(inputs, width, 3, act="lrelu", clamp=clamp, reference=self.reference)
+        self.fc = gk.Linear(16 * width, width, act="lrelu", reference=self.reference)
+        self.out = gk.Linear(width, outputs, reference=self.reference)
+
+    def end(self, x: Tensor) -> Tensor:
+        """The last layers, of ``x`` [N, width, 4, 4]: [N, outputs]."""
+        if self.mbstd is not None:
+            x = self.mbstd(x)
+        return self.out(self.fc(self.conv(x).flatten(1)))
+
+
+__all__ = ["MappingNetwork", "PyramidConfig", "StyleConfig", "StyleDiscriminator", "StyleGenerator", "as_ws", "check_z"]

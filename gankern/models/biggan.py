@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from gankern._scopes import evaluating
 from gankern.models._base import Discriminator, LatentGenerator, ModelConfig
 from gankern.models._registry import Family, register
 from gankern.models._resnet import DiscriminatorBlock, GeneratorBlock, Layers, Projection
@@ -62,9 +63,7 @@ class BigGANConfig(ModelConfig):
     def __post_init__(self) -> None:
         if self.resolution not in GENERATOR_WIDTHS:
             raise self.refuse("resolution", f"one of {', '.join(map(str, GENERATOR_WIDTHS))}")
-        for name in ("channels", "z_dim", "num_classes", "shared_dim", "width"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "channels", "z_dim", "num_classes", "shared_dim", "width")
         if self.z_dim % self.chunks:
             raise self.refuse("z_dim", f"a multiple of {self.chunks}: a chunk for the first layer and for each block")
         places = [8 << i for i in range(self.resolution.bit_length() - 4)]
@@ -93,7 +92,7 @@ def attention(channels: int, layers: Layers) -> SelfAttention2d:
 
 
 class BigGANBase(LatentGenerator):
-    """What the generators of BigGAN and BigGAN-deep share: embedding, ends, norms, sampling; subclasses append the blocks.
+    """What the generators of BigGAN and BigGAN-deep share: embedding, ends, norms, sampling; subclasses add the stages.
 
     Args:
         config: the settings.
@@ -117,6 +116,12 @@ class BigGANBase(LatentGenerator):
         self.attentions = nn.ModuleList()
         self.norm = BatchNormAct2d(self.widths[-1], config.eps, reference=self.reference)
         self.to_rgb = self.layers.conv(self.widths[-1], config.channels, 3, act="tanh")
+
+    def add_stage(self, stage: int, *blocks: nn.Module) -> None:
+        """Append the blocks of a stage, the last of which doubles the resolution, and self-attention where its place is."""
+        self.blocks.extend(blocks)
+        here = 8 << stage == self.config.attention_resolution
+        self.attentions.append(attention(self.widths[stage + 1], self.layers) if here else nn.Identity())
 
     def make_norm(self, channels: int) -> AdaptiveBatchNorm2d:
         """A batch norm with ReLU that knows the condition."""
@@ -168,9 +173,7 @@ class BigGANGenerator(BigGANBase):
         chunk = config.z_dim // config.chunks
         super().__init__(config, ops, first_dim=chunk, condition_dim=config.shared_dim + chunk)
         for i, (inside, outside) in enumerate(pairwise(self.widths)):
-            self.blocks.append(GeneratorBlock(inside, outside, self.layers, self.make_norm))
-            here = 8 << i == config.attention_resolution
-            self.attentions.append(attention(outside, self.layers) if here else nn.Identity())
+            self.add_stage(i, GeneratorBlock(inside, outside, self.layers, self.make_norm))
 
     def from_embedding(self, z: Tensor, embedded: Tensor) -> Tensor:
         """Images of latents and class embeddings [N, shared_dim], which may lie between classes."""
@@ -181,7 +184,37 @@ class BigGANGenerator(BigGANBase):
         return self.to_rgb(self.norm(x))  # type: ignore[no-any-return]
 
 
-class BigGANDiscriminator(Discriminator):
+class BigGANDiscriminatorBase(Discriminator):
+    """What the discriminators of BigGAN and BigGAN-deep share: attention's place, class projection; subclasses add the stages.
+
+    Args:
+        config: the settings.
+        ops: 'fused' or 'reference'.
+    """
+
+    config: BigGANConfig
+    output: Projection
+
+    def __init__(self, config: BigGANConfig, ops: str) -> None:
+        super().__init__(config, ops)
+        self.num_classes = config.num_classes
+        self.layers = Layers(orthogonal, config.eps, self.reference)
+        self.widths = [config.width * factor for factor in DISCRIMINATOR_WIDTHS[config.resolution]]
+        self.blocks = nn.Sequential()
+
+    def add_stage(self, stage: int, channels: int, *blocks: nn.Module) -> None:
+        """Append the blocks of a stage, which have ``channels`` at their end, and self-attention where its place is."""
+        self.blocks.extend(blocks)
+        if self.config.resolution >> (stage + 1) == self.config.attention_resolution:
+            self.blocks.append(attention(channels, self.layers))
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits [N, 1] of ``images`` and their classes ``labels`` [N]."""
+        self.check_inputs(images, labels)
+        return self.output(self.blocks(images), labels)  # type: ignore[no-any-return]
+
+
+class BigGANDiscriminator(BigGANDiscriminatorBase):
     """BigGAN's discriminator: wide residual blocks, one self-attention, class projection; everything spectrally normalised.
 
     Args:
@@ -193,23 +226,13 @@ class BigGANDiscriminator(Discriminator):
 
     def __init__(self, config: BigGANConfig, ops: str = "fused") -> None:
         super().__init__(config, ops)
-        self.num_classes = config.num_classes
-        layers = Layers(orthogonal, config.eps, self.reference)
-        widths = [config.channels, *(config.width * factor for factor in DISCRIMINATOR_WIDTHS[config.resolution])]
+        widths = [config.channels, *self.widths]
         # The last block keeps its resolution; at 32x32 the last two do, as SN-GAN's for CIFAR.
         downs = 2 if config.resolution <= 32 else len(widths) - 2
-        blocks: list[nn.Module] = []
         for i, (inside, outside) in enumerate(pairwise(widths)):
-            blocks.append(DiscriminatorBlock(inside, outside, outside, layers, down=i < downs, first=i == 0))
-            if i < downs and config.resolution >> (i + 1) == config.attention_resolution:
-                blocks.append(attention(outside, layers))
-        self.blocks = nn.Sequential(*blocks)
-        self.output = Projection(widths[-1], config.num_classes, layers)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [N, 1] of ``images`` and their classes ``labels`` [N]."""
-        self.check_inputs(images, labels)
-        return self.output(self.blocks(images), labels)  # type: ignore[no-any-return]
+            block = DiscriminatorBlock(inside, outside, outside, self.layers, down=i < downs, first=i == 0)
+            self.add_stage(i, outside, block)
+        self.output = Projection(widths[-1], config.num_classes, self.layers)
 
 
 def orthogonal_penalty(generator: BigGANBase, beta: float = 1e-4) -> Tensor:
@@ -261,23 +284,20 @@ def standing_statistics(
         if value < least:
             raise ValueError(f"standing_statistics: {name} must be at least {least}, got {value}")
     norms = [m for m in generator.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    modes, momenta = [(m, m.training) for m in generator.modules()], [m.momentum for m in norms]
-    generator.eval()  # no power iterations
-    try:
-        for norm in norms:
-            norm.reset_running_stats()
-            norm.momentum = None  # the plain mean of all passes
-            norm.train()
-        with torch.no_grad():
+    momenta = [m.momentum for m in norms]
+    with evaluating(generator), torch.no_grad():  # evaluating: no power iterations
+        try:
+            for norm in norms:
+                norm.reset_running_stats()
+                norm.momentum = None  # the plain mean of all passes
+                norm.train()
             for _ in range(batches):
                 z = generator.sample_z(batch_size, random, truncation=truncation)
                 labels = torch.randint(generator.num_classes, (batch_size,), generator=random).to(z.device)
                 generator(z.to(generator.embedding.weight.dtype), labels)
-    finally:
-        for module, mode in modes:
-            module.training = mode
-        for norm, momentum in zip(norms, momenta, strict=True):
-            norm.momentum = momentum
+        finally:
+            for norm, momentum in zip(norms, momenta, strict=True):
+                norm.momentum = momentum
 
 
 _PRESETS = {

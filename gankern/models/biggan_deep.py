@@ -10,10 +10,9 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from gankern.models._base import Discriminator
 from gankern.models._registry import Family, register
 from gankern.models._resnet import BOX, Layers, Projection
-from gankern.models.biggan import DISCRIMINATOR_WIDTHS, BigGANBase, BigGANConfig, attention, orthogonal
+from gankern.models.biggan import BigGANBase, BigGANConfig, BigGANDiscriminatorBase
 from gankern.nn import Downsample2d, Upsample2d
 
 
@@ -125,13 +124,11 @@ class BigGANDeepGenerator(BigGANBase):
         size = config.shared_dim + config.z_dim
         super().__init__(config, ops, first_dim=size, condition_dim=size)
         for i, (inside, outside) in enumerate(pairwise(self.widths)):
-            blocks: list[nn.Module] = [
+            self.add_stage(
+                i,
                 DeepGeneratorBlock(inside, inside, False, self.layers, self.make_norm),
                 DeepGeneratorBlock(inside, outside, True, self.layers, self.make_norm),
-            ]
-            self.blocks.extend(blocks)
-            here = 8 << i == config.attention_resolution
-            self.attentions.append(attention(outside, self.layers) if here else nn.Identity())
+            )
 
     def from_embedding(self, z: Tensor, embedded: Tensor) -> Tensor:
         """Images of latents and class embeddings [N, shared_dim], which may lie between classes."""
@@ -143,7 +140,7 @@ class BigGANDeepGenerator(BigGANBase):
         return self.to_rgb(self.norm(x))  # type: ignore[no-any-return]
 
 
-class BigGANDeepDiscriminator(Discriminator):
+class BigGANDeepDiscriminator(BigGANDiscriminatorBase):
     """BigGAN-deep's discriminator: a 3x3 convolution, two bottleneck blocks a resolution, one self-attention, class projection.
 
     Args:
@@ -155,22 +152,11 @@ class BigGANDeepDiscriminator(Discriminator):
 
     def __init__(self, config: BigGANDeepConfig, ops: str = "fused") -> None:
         super().__init__(config, ops)
-        self.num_classes = config.num_classes
-        layers = Layers(orthogonal, config.eps, self.reference)
-        widths = [config.width * factor for factor in DISCRIMINATOR_WIDTHS[config.resolution]]
-        blocks: list[nn.Module] = [layers.conv(config.channels, widths[0], 3)]
-        for i, (inside, outside) in enumerate(pairwise(widths)):
-            blocks.append(DeepDiscriminatorBlock(inside, outside, True, layers))
-            blocks.append(DeepDiscriminatorBlock(outside, outside, False, layers))
-            if config.resolution >> (i + 1) == config.attention_resolution:
-                blocks.append(attention(outside, layers))
-        self.blocks = nn.Sequential(*blocks)
-        self.output = Projection(widths[-1], config.num_classes, layers)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [N, 1] of ``images`` and their classes ``labels`` [N]."""
-        self.check_inputs(images, labels)
-        return self.output(self.blocks(images), labels)  # type: ignore[no-any-return]
+        self.blocks.append(self.layers.conv(config.channels, self.widths[0], 3))
+        for i, (inside, outside) in enumerate(pairwise(self.widths)):
+            first = DeepDiscriminatorBlock(inside, outside, True, self.layers)
+            self.add_stage(i, outside, first, DeepDiscriminatorBlock(outside, outside, False, self.layers))
+        self.output = Projection(self.widths[-1], config.num_classes, self.layers)
 
 
 register(

@@ -61,9 +61,7 @@ class CGANConfig(DCGANConfig):
             raise self.refuse("resolution", "at least 1")
         else:  # the other settings do not depend on the resolution
             self.replace(architecture="conv", resolution=8)
-        for name in ("num_classes", "embed_dim"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "num_classes", "embed_dim")
         if not 0 <= self.dropout < 1:
             raise self.refuse("dropout", "from 0 to below 1")
 

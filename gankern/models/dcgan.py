@@ -38,9 +38,7 @@ class DCGANConfig(ModelConfig):
     def __post_init__(self) -> None:
         if not (8 <= self.resolution <= 1024 and self.resolution & (self.resolution - 1) == 0):
             raise self.refuse("resolution", "a power of two from 8 to 1024")
-        for name in ("channels", "z_dim", "width", "max_channels"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "channels", "z_dim", "width", "max_channels")
         if not 3 <= self.kernel_size <= 6:
             raise self.refuse("kernel_size", "from 3 to 6")
         check_prior(self, self.prior)
@@ -144,13 +142,25 @@ class DCGANGenerator(PriorGenerator):
         self.z_dim, self.prior = config.z_dim, config.prior
         self.layers = UpConvs(config.z_dim, config, reference=self.reference)
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images of ``z`` [N, z_dim]; ``labels`` must be None."""
-        self.check_inputs(z, labels)
-        return self.layers(z)
+
+class ConvDiscriminator(Discriminator):
+    """Convolutions to features, and a linear layer on all of them; subclasses set ``layers`` and ``output``.
+
+    Attributes:
+        layers: from images to features [N, C, h, w].
+        output: from [N, C * h * w] to logits [N, 1].
+    """
+
+    layers: nn.Module
+    output: nn.Module
+
+    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
+        """Logits [N, 1] of ``images``; ``labels`` must be None."""
+        self.check_inputs(images, labels)
+        return self.output(self.layers(images).flatten(1))
 
 
-class DCGANDiscriminator(Discriminator):
+class DCGANDiscriminator(ConvDiscriminator):
     """DCGAN's discriminator; it has no biases but those of the batch norms.
 
     Args:
@@ -168,11 +178,6 @@ class DCGANDiscriminator(Discriminator):
         self.layers = down_convs(config, self.batch_norm, self.reference)
         self.output = gk.Linear(config.widths[0] * 16, 1, bias=False, reference=self.reference, equalized=False)
         initialise(self.output)
-
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Logits [N, 1] of ``images``; ``labels`` must be None."""
-        self.check_inputs(images, labels)
-        return self.output(self.layers(images).flatten(1))
 
 
 register(
@@ -193,4 +198,4 @@ register(
     )
 )
 
-__all__ = ["DCGANConfig", "DCGANDiscriminator", "DCGANGenerator", "UpConvs", "down_convs", "initialise"]
+__all__ = ["ConvDiscriminator", "DCGANConfig", "DCGANDiscriminator", "DCGANGenerator", "UpConvs", "down_convs", "initialise"]

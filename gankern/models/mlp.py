@@ -52,9 +52,7 @@ class MLPConfig(ModelConfig):
     prior: str = "uniform"
 
     def __post_init__(self) -> None:
-        for name in ("resolution", "channels", "z_dim", "hidden", "maxout_units", "maxout_pieces"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "resolution", "channels", "z_dim", "hidden", "maxout_units", "maxout_pieces")
         for name in ("dropout", "input_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise self.refuse(name, "from 0 to below 1")
@@ -118,8 +116,7 @@ class MLPGenerator(PriorGenerator):
 
     def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
         """Images of ``z`` [N, z_dim]; ``labels`` must be None."""
-        self.check_inputs(z, labels)
-        return self.layers(z).unflatten(1, self.image_shape)
+        return super().forward(z, labels).unflatten(1, self.image_shape)
 
 
 class MLPDiscriminator(Discriminator):

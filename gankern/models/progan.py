@@ -41,9 +41,7 @@ class ProGANConfig(ModelConfig):
     def __post_init__(self) -> None:
         if self.resolution < 4 or self.resolution & (self.resolution - 1):
             raise self.refuse("resolution", "a power of two, at least 4")
-        for name in ("channels", "z_dim", "channel_max"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "channels", "z_dim", "channel_max")
         if self.channel_base < self.resolution:
             raise self.refuse("channel_base", f"at least the resolution {self.resolution}: one channel there")
         if self.stddev_group < 0:

@@ -53,9 +53,7 @@ class R3GANConfig(ModelConfig):
     expansion: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("channels", "z_dim", "blocks", "expansion"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "channels", "z_dim", "blocks", "expansion")
         if self.num_classes < 0:
             raise self.refuse("num_classes", "at least 0")
         if not self.widths or min(self.widths) < 1:

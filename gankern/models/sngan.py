@@ -41,9 +41,7 @@ class SNGANConfig(ModelConfig):
     downs: int = 2
 
     def __post_init__(self) -> None:
-        for name in ("channels", "z_dim"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
+        self.at_least(1, "channels", "z_dim")
         if self.num_classes < 0:
             raise self.refuse("num_classes", "at least 0")
         if len(self.generator_channels) < 2 or min(self.generator_channels) < 1:

@@ -18,15 +18,14 @@ from torch import Tensor, nn
 
 from gankern import nn as gk
 from gankern._dtypes import wide
-from gankern.models._base import Discriminator, ModelConfig
 from gankern.models._registry import Family, register
-from gankern.models._style import MappingNetwork, StyleGenerator, as_ws
+from gankern.models._style import PyramidConfig, StyleDiscriminator, StyleGenerator, as_ws
 
 NOISE_MODES = ("random", "const", "none")
 
 
 @dataclass(frozen=True)
-class StyleGANConfig(ModelConfig):
+class StyleGANConfig(PyramidConfig):
     """Settings of StyleGAN; the defaults are configuration F at 1024 x 1024 (Karras et al. 2019, table 1, appendix C).
 
     Attributes:
@@ -48,42 +47,17 @@ class StyleGANConfig(ModelConfig):
     """
 
     family: ClassVar[str] = "stylegan"
-    resolution: int = 1024
-    z_dim: int = 512
-    w_dim: int = 512
-    num_classes: int = 0
-    mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-    w_avg_beta: float = 0.995
     channel_base: int = 16384
-    channel_max: int = 512
     use_noise: bool = True
     noise_per_channel: bool = True
     mbstd_group: int = 4
     mbstd_channels: int = 1
 
     def __post_init__(self) -> None:
-        if not isinstance(self.resolution, int) or self.resolution < 8 or self.resolution & (self.resolution - 1):
-            raise self.refuse("resolution", "a power of 2 of at least 8")
-        for name in ("channels", "z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "mbstd_channels"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
-        for name in ("num_classes", "mbstd_group"):
-            if getattr(self, name) < 0:
-                raise self.refuse(name, "0 or more")
-        if self.channel_base < self.resolution:
-            raise self.refuse("channel_base", f"at least the resolution, {self.resolution}")
-        if self.mbstd_group and self.width(4) % self.mbstd_channels:
-            raise self.refuse("mbstd_channels", f"a divisor of the {self.width(4)} channels at 4 x 4")
-
-    @property
-    def resolutions(self) -> list[int]:
-        """4, 8, ..., resolution."""
-        return [2**i for i in range(2, self.resolution.bit_length())]
-
-    def width(self, resolution: int) -> int:
-        """Channels at a resolution."""
-        return min(self.channel_base // resolution, self.channel_max)
+        self.check_resolution(8)
+        self.at_least(1, "channels", "z_dim", "w_dim", "mapping_layers", "channel_base", "channel_max", "mbstd_channels")
+        self.at_least(0, "num_classes", "mbstd_group")
+        self.check_channels(self.mbstd_group, self.mbstd_channels)
 
 
 class StyleGANLayer(nn.Module):
@@ -194,17 +168,10 @@ class StyleGANGenerator(StyleGenerator):
     config: StyleGANConfig
 
     def __init__(self, config: StyleGANConfig, ops: str = "fused") -> None:
-        super().__init__(config, ops)
-        self.z_dim, self.w_dim, self.num_classes = config.z_dim, config.w_dim, config.num_classes
-        self.synthesis = SynthesisNetwork(config, self.reference)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            config.z_dim, config.w_dim, self.num_ws, config.num_classes, config.mapping_layers,
-            config.mapping_lr_multiplier, config.w_avg_beta, self.reference,
-        )  # fmt: skip
+        super().__init__(config, ops, SynthesisNetwork)
 
 
-class StyleGANDiscriminator(Discriminator):
+class StyleGANDiscriminator(StyleDiscriminator):
     """StyleGAN's discriminator: ProGAN's, with bilinear downsampling (Karras et al. 2018, 2019).
 
     With classes it has a logit for each and gives that of the label. With ``mbstd_group=0`` and no classes it qualifies for
@@ -232,14 +199,7 @@ class StyleGANDiscriminator(Discriminator):
                 gk.Conv2d(width, below, 3, act="lrelu", down=2, reference=reference),
             ]
         self.layers = nn.Sequential(*layers)
-        width = config.width(4)
-        self.mbstd = None
-        if config.mbstd_group:
-            self.mbstd = gk.MinibatchStdDev(config.mbstd_group, config.mbstd_channels, reference=reference)
-        extra = config.mbstd_channels if config.mbstd_group else 0
-        self.conv = gk.Conv2d(width + extra, width, 3, act="lrelu", reference=reference)
-        self.fc = gk.Linear(16 * width, width, act="lrelu", reference=reference)
-        self.out = gk.Linear(width, max(config.num_classes, 1), reference=reference)
+        self.make_end(config.width(4), max(config.num_classes, 1), config.mbstd_group, config.mbstd_channels)
 
     def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
         """Logits [N, 1] of ``images`` [N, channels, resolution, resolution], of ``labels`` int64 [N] where there are classes.
@@ -248,10 +208,7 @@ class StyleGANDiscriminator(Discriminator):
             ValueError: images or labels that do not fit.
         """
         self.check_inputs(images, labels)
-        x = self.layers(self.from_rgb(images))
-        if self.mbstd is not None:
-            x = self.mbstd(x)
-        y: Tensor = self.out(self.fc(self.conv(x).flatten(1)))
+        y = self.end(self.layers(self.from_rgb(images)))
         return y if labels is None else y.gather(1, labels[:, None])
 
 

@@ -16,15 +16,14 @@ from torch import Tensor, nn
 
 from gankern import nn as gk
 from gankern._dtypes import wide
-from gankern.models._base import Discriminator, ModelConfig
 from gankern.models._registry import Family, register
-from gankern.models._style import MappingNetwork, StyleGenerator, as_ws
+from gankern.models._style import MappingNetwork, PyramidConfig, StyleDiscriminator, StyleGenerator, as_ws
 
 ARCHITECTURES = ("orig", "skip", "resnet")
 
 
 @dataclass(frozen=True)
-class StyleGAN2Config(ModelConfig):
+class StyleGAN2Config(PyramidConfig):
     """Settings of StyleGAN2; the defaults are configuration F at 1024 x 1024 (Karras et al. 2020, table 1 and appendix B).
 
     Attributes:
@@ -49,15 +48,6 @@ class StyleGAN2Config(ModelConfig):
     """
 
     family: ClassVar[str] = "stylegan2"
-    resolution: int = 1024
-    z_dim: int = 512
-    w_dim: int = 512
-    num_classes: int = 0
-    mapping_layers: int = 8
-    mapping_lr_multiplier: float = 0.01
-    w_avg_beta: float = 0.995
-    channel_base: int = 32768
-    channel_max: int = 512
     generator: str = "skip"
     discriminator: str = "resnet"
     use_noise: bool = True
@@ -68,42 +58,16 @@ class StyleGAN2Config(ModelConfig):
     num_fp16_res: int = 0
 
     def __post_init__(self) -> None:
-        if not isinstance(self.resolution, int) or self.resolution < 8 or self.resolution & (self.resolution - 1):
-            raise self.refuse("resolution", "a power of 2 of at least 8")
-        sizes = (
-            "channels",
-            "z_dim",
-            "w_dim",
-            "mapping_layers",
-            "class_layers",
-            "channel_base",
-            "channel_max",
-            "mbstd_channels",
-        )
-        for name in sizes:
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
-        for name in ("num_classes", "mbstd_group", "num_fp16_res"):
-            if getattr(self, name) < 0:
-                raise self.refuse(name, "0 or more")
+        self.check_resolution(8)
+        self.at_least(1, "channels", "z_dim", "w_dim", "mapping_layers", "class_layers")
+        self.at_least(1, "channel_base", "channel_max", "mbstd_channels")
+        self.at_least(0, "num_classes", "mbstd_group", "num_fp16_res")
         for name in ("generator", "discriminator"):
             if getattr(self, name) not in ARCHITECTURES:
                 raise self.refuse(name, f"one of {', '.join(ARCHITECTURES)}")
-        if self.channel_base < self.resolution:
-            raise self.refuse("channel_base", f"at least the resolution, {self.resolution}")
-        if self.mbstd_group and self.width(4) % self.mbstd_channels:
-            raise self.refuse("mbstd_channels", f"a divisor of the {self.width(4)} channels at 4 x 4")
+        self.check_channels(self.mbstd_group, self.mbstd_channels)
         if self.conv_clamp is not None and self.conv_clamp <= 0:
             raise self.refuse("conv_clamp", "positive or None")
-
-    @property
-    def resolutions(self) -> list[int]:
-        """4, 8, ..., resolution."""
-        return [2**i for i in range(2, self.resolution.bit_length())]
-
-    def width(self, resolution: int) -> int:
-        """Channels at a resolution."""
-        return min(self.channel_base // resolution, self.channel_max)
 
     def fp16(self, resolution: int) -> bool:
         """Whether a resolution is one of those that run in float16."""
@@ -246,14 +210,7 @@ class StyleGAN2Generator(StyleGenerator):
     config: StyleGAN2Config
 
     def __init__(self, config: StyleGAN2Config, ops: str = "fused") -> None:
-        super().__init__(config, ops)
-        self.z_dim, self.w_dim, self.num_classes = config.z_dim, config.w_dim, config.num_classes
-        self.synthesis = SynthesisNetwork(config, self.reference)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            config.z_dim, config.w_dim, self.num_ws, config.num_classes, config.mapping_layers,
-            config.mapping_lr_multiplier, config.w_avg_beta, self.reference,
-        )  # fmt: skip
+        super().__init__(config, ops, SynthesisNetwork)
 
 
 class DiscriminatorBlock(nn.Module):
@@ -312,7 +269,7 @@ def _from_rgb(config: StyleGAN2Config, width: int, reference: bool) -> gk.Conv2d
     return gk.Conv2d(config.channels, width, 1, act="lrelu", clamp=config.conv_clamp, reference=reference)
 
 
-class StyleGAN2Discriminator(Discriminator):
+class StyleGAN2Discriminator(StyleDiscriminator):
     """StyleGAN2's discriminator (Karras et al. 2020); with classes a projection discriminator (Karras et al. 2020, ADA).
 
     With ``mbstd_group=0`` and no classes it qualifies for :class:`gankern.losses.PenalizedStep`.
@@ -333,13 +290,8 @@ class StyleGAN2Discriminator(Discriminator):
         width = config.width(4)
         self.blocks = nn.ModuleList(DiscriminatorBlock(r, config, reference) for r in config.resolutions[:0:-1])
         self.from_rgb = _from_rgb(config, width, reference) if config.discriminator == "skip" else None
-        self.mbstd = None
-        if config.mbstd_group:
-            self.mbstd = gk.MinibatchStdDev(config.mbstd_group, config.mbstd_channels, reference=reference)
-        extra = config.mbstd_channels if config.mbstd_group else 0
-        self.conv = gk.Conv2d(width + extra, width, 3, act="lrelu", clamp=config.conv_clamp, reference=reference)
-        self.fc = gk.Linear(16 * width, width, act="lrelu", reference=reference)
-        self.out = gk.Linear(width, width if config.num_classes else 1, reference=reference)
+        outputs = width if config.num_classes else 1
+        self.make_end(width, outputs, config.mbstd_group, config.mbstd_channels, config.conv_clamp)
         self.mapping = None
         if config.num_classes:
             self.mapping = MappingNetwork(
@@ -372,9 +324,7 @@ class StyleGAN2Discriminator(Discriminator):
             x, image = x.to(torch.float32), image.to(torch.float32)
         if self.from_rgb is not None:
             x = x + self.from_rgb(image)
-        if self.mbstd is not None:
-            x = self.mbstd(x)
-        y: Tensor = self.out(self.fc(self.conv(x).flatten(1)))
+        y = self.end(x)
         if self.mapping is not None:
             y = (y * self.mapping(None, labels)).sum(1, keepdim=True) / math.sqrt(y.shape[1])
         return y

@@ -18,14 +18,14 @@ from gankern.models import _canvas
 from gankern.models._base import ModelConfig
 from gankern.models._fourier import FourierInput, check_transform, transform_matrix
 from gankern.models._registry import Family, register
-from gankern.models._style import MappingNetwork, StyleGenerator, as_ws
+from gankern.models._style import StyleConfig, StyleGenerator, as_ws
 from gankern.models.stylegan2 import StyleGAN2Config, StyleGAN2Discriminator
 
 Window = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True)
-class StyleGAN3Config(ModelConfig):
+class StyleGAN3Config(StyleConfig):
     """Settings of StyleGAN3; the defaults are those of StyleGAN3-T at 1024 x 1024 (appendix F and section 3.2).
 
     StyleGAN3-R has ``radial=True``, ``conv_kernel=1`` and twice the generator's channels: 65536 and 1024.
@@ -61,15 +61,8 @@ class StyleGAN3Config(ModelConfig):
     """
 
     family: ClassVar[str] = "stylegan3"
-    resolution: int = 1024
-    z_dim: int = 512
-    w_dim: int = 512
-    num_classes: int = 0
     mapping_layers: int = 2
-    mapping_lr_multiplier: float = 0.01
     w_avg_beta: float = 0.998
-    channel_base: int = 32768
-    channel_max: int = 512
     num_layers: int = 14
     num_critical: int = 2
     first_cutoff: float = 2.0
@@ -89,15 +82,10 @@ class StyleGAN3Config(ModelConfig):
     mbstd_group: int = 4
 
     def __post_init__(self) -> None:
-        if not isinstance(self.resolution, int) or self.resolution < 16 or self.resolution & (self.resolution - 1):
-            raise self.refuse("resolution", "a power of 2 of at least 16")
-        positive = ("channels", "z_dim", "w_dim", "mapping_layers", "channel_max", "num_critical", "filter_size")
-        for name in (*positive, "lrelu_upsampling", "discriminator_channel_max"):
-            if getattr(self, name) < 1:
-                raise self.refuse(name, "at least 1")
-        for name in ("num_classes", "margin", "num_fp16_res", "mbstd_group"):
-            if getattr(self, name) < 0:
-                raise self.refuse(name, "0 or more")
+        self.check_resolution(16)
+        self.at_least(1, "channels", "z_dim", "w_dim", "mapping_layers", "channel_max", "num_critical", "filter_size")
+        self.at_least(1, "lrelu_upsampling", "discriminator_channel_max")
+        self.at_least(0, "num_classes", "margin", "num_fp16_res", "mbstd_group")
         if self.num_layers <= self.num_critical:
             raise self.refuse("num_layers", f"above num_critical, {self.num_critical}")
         for name in ("channel_base", "discriminator_channel_base"):
@@ -299,14 +287,7 @@ class StyleGAN3Generator(StyleGenerator):
     config: StyleGAN3Config
 
     def __init__(self, config: StyleGAN3Config, ops: str = "fused") -> None:
-        super().__init__(config, ops)
-        self.z_dim, self.w_dim, self.num_classes = config.z_dim, config.w_dim, config.num_classes
-        self.synthesis = StyleGAN3Synthesis(config, self.reference)
-        self.num_ws = self.synthesis.num_ws
-        self.mapping = MappingNetwork(
-            config.z_dim, config.w_dim, self.num_ws, config.num_classes, config.mapping_layers,
-            config.mapping_lr_multiplier, config.w_avg_beta, self.reference,
-        )  # fmt: skip
+        super().__init__(config, ops, StyleGAN3Synthesis)
 
 
 class StyleGAN3Discriminator(StyleGAN2Discriminator):

@@ -10,13 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from gankern import nn as gk
-from gankern.models._base import Discriminator
 from gankern.models._prior import PriorGenerator
 from gankern.models._registry import Family, register
-from gankern.models.dcgan import DCGANConfig, DCGANDiscriminator, UpConvs, down_convs, initialise
-
-BOX = (1, 1)
-"""Taps of nearest-neighbour upsampling and of 2x2 mean pooling."""
+from gankern.models._resnet import BOX
+from gankern.models.dcgan import ConvDiscriminator, DCGANConfig, DCGANDiscriminator, UpConvs, down_convs, initialise
 
 
 # ---- weight clipping ----------------------------------------------------------------------------------------------------
@@ -51,8 +48,7 @@ class WGANConfig(DCGANConfig):
         super().__post_init__()
         if self.generator not in ("dcgan", "mlp"):
             raise self.refuse("generator", "'dcgan' or 'mlp'")
-        if self.hidden < 1:
-            raise self.refuse("hidden", "at least 1")
+        self.at_least(1, "hidden")
         if self.clip <= 0:
             raise self.refuse("clip", "positive")
 
@@ -74,7 +70,7 @@ class WGANGenerator(PriorGenerator):
         super().__init__(config, ops)
         self.z_dim, self.prior = config.z_dim, config.prior
         if config.generator == "dcgan":
-            self.layers: nn.Module = UpConvs(config.z_dim, config, config.batch_norm, self.reference)
+            self.layers = UpConvs(config.z_dim, config, config.batch_norm, self.reference)
             return
         pixels = config.channels * config.resolution**2
         units = config.hidden
@@ -84,10 +80,22 @@ class WGANGenerator(PriorGenerator):
             nn.Unflatten(1, self.image_shape),
         )
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images of ``z`` [N, z_dim]; ``labels`` must be None."""
-        self.check_inputs(z, labels)
-        return self.layers(z)
+
+def clip_weights_(module: nn.Module, limit: float) -> None:
+    """Clamp every parameter of ``module``, those of batch norms too, to [-limit, limit] (Arjovsky et al. 2017, algorithm 1).
+
+    Args:
+        module: the critic.
+        limit: positive.
+
+    Raises:
+        ValueError: another limit.
+    """
+    if not limit > 0:
+        raise ValueError(f"clip_weights_: limit must be positive, got {limit!r}")
+    with torch.no_grad():
+        for parameter in module.parameters():
+            parameter.clamp_(-limit, limit)
 
 
 class WGANCritic(DCGANDiscriminator):
@@ -108,12 +116,7 @@ class WGANCritic(DCGANDiscriminator):
         Args:
             limit: positive. Default None: the config's ``clip``.
         """
-        limit = self.config.clip if limit is None else limit
-        if not limit > 0:
-            raise ValueError(f"clip_weights_: limit must be positive, got {limit!r}")
-        with torch.no_grad():
-            for parameter in self.parameters():
-                parameter.clamp_(-limit, limit)
+        clip_weights_(self, self.config.clip if limit is None else limit)
 
 
 # ---- gradient penalty -------------------------------------------------------------------------------------------------------
@@ -155,11 +158,10 @@ class WGANGPConfig(DCGANConfig):
         return [self.widths[0], *self.widths]
 
 
-def _conv(size: int, out: int, kernel_size: int, reference: bool, rectified: bool = False, **settings: Any) -> gk.Conv2d:
+def _conv(size: int, out: int, kernel_size: int, reference: bool, act: str = "linear", **settings: Any) -> gk.Conv2d:
     """A convolution with He's initialisation (1x1: Glorot's), with nearest upsampling before it or mean pooling behind it."""
     conv = gk.Conv2d(
-        size, out, kernel_size, act="relu" if rectified else "linear", gain=1.0, reference=reference, resample_filter=BOX,
-        equalized=False, **settings,
+        size, out, kernel_size, act=act, gain=1.0, reference=reference, resample_filter=BOX, equalized=False, **settings,
     )  # fmt: skip
     if kernel_size == 1:
         nn.init.xavier_uniform_(conv.weight)
@@ -216,7 +218,7 @@ class DownBlock(nn.Module):
     ) -> None:
         super().__init__()
         self.act = nn.Identity() if first else gk.BiasAct(channels, "relu", gain=1.0, bias=False, reference=reference)
-        self.conv1 = _conv(channels, hidden, 3, reference, rectified=True)
+        self.conv1 = _conv(channels, hidden, 3, reference, act="relu")
         self.conv2 = _conv(hidden, out, 3, reference, down=down)
         plain = channels == out and down == 1
         self.skip = nn.Identity() if plain else _conv(channels, out, 1, reference, down=down)
@@ -243,13 +245,12 @@ class WGANGPGenerator(PriorGenerator):
         super().__init__(config, ops)
         self.z_dim, self.prior = config.z_dim, config.prior
         if config.architecture == "dcgan":
-            self.layers: nn.Module = UpConvs(config.z_dim, config, reference=self.reference)
+            self.layers = UpConvs(config.z_dim, config, reference=self.reference)
             return
         widths = config.block_widths
         project = gk.Linear(config.z_dim, widths[0] * 16, reference=self.reference, equalized=False)
         nn.init.xavier_uniform_(project.weight)
-        output = _conv(widths[-1], config.channels, 3, self.reference)
-        output.settings["act"] = "tanh"
+        output = _conv(widths[-1], config.channels, 3, self.reference, act="tanh")
         self.layers = nn.Sequential(
             project,
             nn.Unflatten(1, (widths[0], 4, 4)),
@@ -258,13 +259,8 @@ class WGANGPGenerator(PriorGenerator):
             output,
         )
 
-    def forward(self, z: Tensor, labels: Tensor | None = None) -> Tensor:
-        """Images of ``z`` [N, z_dim]; ``labels`` must be None."""
-        self.check_inputs(z, labels)
-        return self.layers(z)
 
-
-class WGANGPCritic(Discriminator):
+class WGANGPCritic(ConvDiscriminator):
     """A critic without normalisation, for penalties on the gradients of single images.
 
     It qualifies for :class:`gankern.losses.PenalizedStep`.
@@ -316,11 +312,6 @@ class WGANGPCritic(Discriminator):
         )
         return layers, widths[-1] * 16
 
-    def forward(self, images: Tensor, labels: Tensor | None = None) -> Tensor:
-        """What the critic says of ``images``, [N, 1]; ``labels`` must be None."""
-        self.check_inputs(images, labels)
-        return self.output(self.layers(images).flatten(1))
-
 
 register(
     Family(
@@ -367,4 +358,5 @@ __all__ = [
     "WGANGPCritic",
     "WGANGPGenerator",
     "WGANGenerator",
+    "clip_weights_",
 ]

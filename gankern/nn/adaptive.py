@@ -7,11 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankern import ops
 from gankern._dtypes import wide
 from gankern.nn.bias_act import Linear, check_act
-from gankern.ops.bias_act.reference import bias_act_reference
-from gankern.ops.modulate.reference import modulate_reference
+from gankern.nn.norm import check_channels, scaled, settings_text
 
 
 class AdaptiveBatchNorm2d(nn.Module):
@@ -57,11 +55,9 @@ class AdaptiveBatchNorm2d(nn.Module):
 
     def forward(self, x: Tensor, w: Tensor) -> Tensor:
         """Apply to ``x`` [N, channels, H, W] with ``w`` [N, style_dim]; with the batch's statistics in training mode."""
-        name = "AdaptiveBatchNorm2d"
-        if x.dim() != 4 or x.shape[1] != self.channels:
-            raise ValueError(f"{name}: x must have shape [N, {self.channels}, H, W], got {list(x.shape)}")
+        check_channels(self, x, self.channels)
         if w.shape != (x.shape[0], self.style_dim):
-            raise ValueError(f"{name}: w must have shape [{x.shape[0]}, {self.style_dim}], got {list(w.shape)}")
+            raise ValueError(f"AdaptiveBatchNorm2d: w must have shape [{x.shape[0]}, {self.style_dim}], got {list(w.shape)}")
         gains, biases = (v.to(wide(x.dtype)) for v in (self.gains(w), self.biases(w)))
         gains = 1 + gains
         norm = self.norm
@@ -71,19 +67,11 @@ class AdaptiveBatchNorm2d(nn.Module):
         else:
             gains = gains * torch.rsqrt(variance + norm.eps)
             biases = biases - mean * gains
-        n, c, h, width = x.shape
-        if x.is_contiguous():
-            # modulate has one bias for all samples: here all channels of all samples are those of one.
-            function = modulate_reference if self.reference else ops.modulate
-            flat = function(x.view(1, n * c, h, width), gains.reshape(1, -1), b=biases.flatten(), **self.settings)
-            return flat.view(n, c, h, width)
-        x = torch.addcmul(biases.to(x.dtype)[:, :, None, None], x, gains.to(x.dtype)[:, :, None, None])
-        return (bias_act_reference if self.reference else ops.bias_act)(x, **self.settings)
+        return scaled(x, gains, biases, self.reference, **self.settings)
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
-        text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
-        return f"{self.channels}, style_dim={self.style_dim}, {text}" + (", reference=True" if self.reference else "")
+        return f"{self.channels}, " + settings_text(style_dim=self.style_dim, **self.settings, reference=self.reference)
 
 
 __all__ = ["AdaptiveBatchNorm2d"]

@@ -20,10 +20,28 @@ from gankern.ops.pixel_norm.reference import pixel_norm_reference
 from gankern.ops.spectral_norm.reference import spectral_norm_reference
 
 
-def _settings(**settings: Any) -> str:
+def settings_text(**settings: Any) -> str:
     """Settings for print(module), without those that are None."""
     text = ", ".join(f"{k}={v!r}" for k, v in settings.items() if v is not None and k != "reference")
     return text + (", reference=True" if settings.get("reference") else "")
+
+
+def check_channels(module: nn.Module, x: Tensor, channels: int) -> None:
+    """Require images [N, channels, H, W]."""
+    if x.dim() != 4 or x.shape[1] != channels:
+        name = type(module).__name__
+        raise ValueError(f"{name}: x must have shape [N, {channels}, H, W], got {list(x.shape)}")
+
+
+def scaled(x: Tensor, gains: Tensor, biases: Tensor, reference: bool, **settings: Any) -> Tensor:
+    """``act(gains * x + biases)`` with gains and biases [N, C], in one pass (channels_last: the activation in another)."""
+    n, c, h, w = x.shape
+    if x.is_contiguous():
+        # modulate has one bias for all samples: here all channels of all samples are those of one.
+        function = modulate_reference if reference else ops.modulate
+        return function(x.view(1, n * c, h, w), gains.reshape(1, -1), b=biases.flatten(), **settings).view(n, c, h, w)
+    x = torch.addcmul(biases.to(x.dtype)[:, :, None, None], x, gains.to(x.dtype)[:, :, None, None])
+    return (bias_act_reference if reference else ops.bias_act)(x, **settings)
 
 
 class InstanceNormAct(nn.Module):
@@ -61,19 +79,13 @@ class InstanceNormAct(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [N, channels, H, W]."""
-        _check_channels(self, x, self.channels)
+        check_channels(self, x, self.channels)
         function = instance_norm_reference if self.reference else ops.instance_norm
         return function(x, self.weight, self.bias, **self.settings)
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
-        return f"{self.channels}, " + _settings(affine=self.weight is not None, **self.settings, reference=self.reference)
-
-
-def _check_channels(module: nn.Module, x: Tensor, channels: int) -> None:
-    if x.dim() != 4 or x.shape[1] != channels:
-        name = type(module).__name__
-        raise ValueError(f"{name}: x must have shape [N, {channels}, H, W], got {list(x.shape)}")
+        return f"{self.channels}, " + settings_text(affine=self.weight is not None, **self.settings, reference=self.reference)
 
 
 class AdaIN(nn.Module):
@@ -113,7 +125,7 @@ class AdaIN(nn.Module):
 
     def normalised(self, x: Tensor, w: Tensor, **before: Any) -> Tensor:
         """AdaIN of ``x`` with style ``w``, and what goes ``before`` it: pre_noise, pre_bias, pre_act."""
-        _check_channels(self, x, self.channels)
+        check_channels(self, x, self.channels)
         scale, shift = self.affine(w).chunk(2, 1)
         return (adain_reference if self.reference else ops.adain)(x, 1 + scale, shift, **self.settings, **before)
 
@@ -123,7 +135,7 @@ class AdaIN(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
-        return f"{self.channels}, " + _settings(**self.settings, reference=self.reference)
+        return f"{self.channels}, " + settings_text(**self.settings, reference=self.reference)
 
 
 class StyleEpilogue(AdaIN):
@@ -191,7 +203,7 @@ class _OfClass(nn.Module):
 
     def factors(self, x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """(gains, biases) [N, channels] of the classes ``y`` [N]."""
-        _check_channels(self, x, self.channels)
+        check_channels(self, x, self.channels)
         if y.dim() != 1 or y.shape[0] != x.shape[0] or y.dtype not in (torch.int64, torch.int32):
             raise ValueError(
                 f"{type(self).__name__}: y must be class numbers [N] = [{x.shape[0]}] of int64 or int32, "
@@ -201,7 +213,7 @@ class _OfClass(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
-        return f"{self.channels}, " + _settings(
+        return f"{self.channels}, " + settings_text(
             classes=self.gains.num_embeddings, eps=self.eps, **self.settings, reference=self.reference
         )
 
@@ -276,14 +288,7 @@ class ConditionalBatchNorm2d(_OfClass):
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """Apply to ``x`` [N, channels, H, W] of classes ``y`` [N]; with the batch's statistics in training mode."""
         gains, biases = self.factors(x, y)
-        x = self.norm(x)
-        n, c, h, w = x.shape
-        if x.is_contiguous():
-            # modulate has one bias for all samples: here all channels of all samples are those of one.
-            function = modulate_reference if self.reference else ops.modulate
-            return function(x.view(1, n * c, h, w), gains.view(1, -1), b=biases.flatten(), **self.settings).view(n, c, h, w)
-        x = torch.addcmul(biases.to(x.dtype)[:, :, None, None], x, gains.to(x.dtype)[:, :, None, None])
-        return (bias_act_reference if self.reference else ops.bias_act)(x, **self.settings)
+        return scaled(self.norm(x), gains, biases, self.reference, **self.settings)
 
 
 class SPADE(nn.Module):
@@ -330,7 +335,7 @@ class SPADE(nn.Module):
 
     def forward(self, x: Tensor, segmentation: Tensor) -> Tensor:
         """Apply to ``x`` [N, channels, H, W] with ``segmentation`` [N, map_channels, any, any]."""
-        _check_channels(self, x, self.channels)
+        check_channels(self, x, self.channels)
         if segmentation.shape[2:] != x.shape[2:]:
             segmentation = F.interpolate(segmentation, size=x.shape[2:], mode="nearest")
         scale, shift = self.factors(F.relu(self.shared(segmentation.to(x.dtype)))).chunk(2, 1)
@@ -338,7 +343,7 @@ class SPADE(nn.Module):
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
-        return f"{self.channels}, " + _settings(**self.settings, reference=self.reference)
+        return f"{self.channels}, " + settings_text(**self.settings, reference=self.reference)
 
 
 class PixelNorm(nn.Module):
@@ -362,7 +367,7 @@ class PixelNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings for print(module)."""
-        return _settings(dim=self.dim, eps=self.eps, reference=self.reference)
+        return settings_text(dim=self.dim, eps=self.eps, reference=self.reference)
 
 
 class MinibatchStdDev(nn.Module):
@@ -390,7 +395,7 @@ class MinibatchStdDev(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings for print(module)."""
-        return _settings(group_size=self.group_size, num_channels=self.num_channels, reference=self.reference)
+        return settings_text(group_size=self.group_size, num_channels=self.num_channels, reference=self.reference)
 
 
 class SpectralNorm(nn.Module):
@@ -473,4 +478,4 @@ class SpectralNorm(nn.Module):
 
     def extra_repr(self) -> str:
         """Settings for print(module)."""
-        return _settings(n_power_iterations=self.n_power_iterations, dim=self.dim, eps=self.eps, reference=self.reference)
+        return settings_text(n_power_iterations=self.n_power_iterations, dim=self.dim, eps=self.eps, reference=self.reference)

@@ -21,10 +21,11 @@ from gankern.losses.adversarial import AdversarialLoss, LeastSquares, Relativist
 from gankern.models import GAN, MGANDiscriminator, MGANGenerator, StyleGenerator, orthogonal_penalty
 from gankern.models.biggan import BigGANBase
 from gankern.models.progan import Growing
+from gankern.models.wgan import clip_weights_
 from gankern.nn import PathLengthPenalty
 from gankern.train.distributed import Workers, backward
 from gankern.train.growing import Growth
-from gankern.train.settings import Settings
+from gankern.train.settings import BETWEEN, Settings
 from gankern.train.unrolled import unrolled_loss
 
 Stats = dict[str, Tensor]
@@ -151,9 +152,10 @@ class Game:
         every = self.settings.r1_every
         assert every is not None
         r1, r2 = self._due(index)
+        between = [name for name in BETWEEN if name in self.weights]
         stats: Stats = {}
         self.optimizer_d.zero_grad()
-        if plain and (r1 or r2) and "wgan_gp" not in self.weights:
+        if plain and (r1 or r2) and not between:
             self.penalized.r1, self.penalized.r2 = r1, r2
             with self.autocast():
                 found = self.penalized.backward(real, fake)
@@ -176,15 +178,37 @@ class Game:
                         if weight:
                             value = penalty(logits, images, weight)
                             total, stats[name] = total + value, value / every
-                    if "wgan_gp" in self.weights:
-                        stats["wgan_gp"] = losses.wgan_gp(critic, real, fake, self.weights["wgan_gp"])
-                        total = total + stats["wgan_gp"]
+                    for name in between:
+                        stats[name] = losses.wgan_gp(critic, real, fake, self.weights[name], one_sided=BETWEEN[name])
+                        total = total + stats[name]
                     return total
 
             backward(self.critic, objective)
             real_logits, fake_logits = made
         self._critic_moves()
         return self._reported(stats, real_logits, fake_logits)
+
+    def _generator_loss(self, fake_logits: Tensor, real_logits: Callable[[], Tensor]) -> Tensor:
+        """The adversarial loss; ``real_logits`` is called, without gradients, where the loss compares with them."""
+        real = None
+        if self.loss.needs_real:
+            with torch.no_grad():
+                real = real_logits()
+        return self.loss.generator(fake_logits, real)
+
+    def _generator_update(self, stats: Stats, objective: Callable[[], Tensor], freeze: bool = True) -> Stats:
+        """Gradients of ``objective``, and the optimizer's step.
+
+        Args:
+            stats: where ``objective`` leaves its terms.
+            objective: gives the loss.
+            freeze: leave the discriminator without gradients.
+        """
+        self.optimizer_g.zero_grad()
+        with frozen(self.gan.discriminator) if freeze else nullcontext():
+            backward(self.generator, objective)
+        self.optimizer_g.step()
+        return {name: value.detach() for name, value in stats.items()}
 
     def _reported(self, stats: Stats, real_logits: Tensor, fake_logits: Tensor) -> Stats:
         real, fake = exact(real_logits.detach()), exact(fake_logits.detach())
@@ -197,10 +221,7 @@ class Game:
     def _critic_moves(self) -> None:
         self.optimizer_d.step()
         if "clip" in self.weights:
-            limit = self.weights["clip"]
-            with torch.no_grad():
-                for p in self.gan.discriminator.parameters():
-                    p.clamp_(-limit, limit)
+            clip_weights_(self.gan.discriminator, self.weights["clip"])
 
     # ---- checkpoints --------------------------------------------------------------------------------------------------------
     def state_dict(self) -> dict[str, Any]:
@@ -243,7 +264,7 @@ class LatentGame(Game):
         if "classifier" in self.weights:
             if not isinstance(g, MGANGenerator):
                 raise ValueError(f"penalties: classifier is for mgan, got {settings.model}")
-            beside = sorted({"r1", "r2", "wgan_gp"} & set(self.weights))
+            beside = sorted({"r1", "r2", *BETWEEN} & set(self.weights))
             if beside:
                 raise ValueError(f"penalties: classifier does not go with {', '.join(beside)}: set one of them to 0")
         if settings.unrolled and ("classifier" in self.weights or settings.optimizer == "rmsprop"):
@@ -316,20 +337,15 @@ class LatentGame(Game):
         def objective() -> Tensor:
             with self.autocast():
                 z, fake = self.fakes(len(batch), labels)
-                logits: Any = None
-                real_logits = None
-                if "classifier" in self.weights:
-                    logits, which = d.heads(fake)  # type: ignore[operator]
-                elif not unrolled:
-                    logits = d(fake, *given)
-                if self.loss.needs_real and not unrolled:
-                    with torch.no_grad():
-                        real_logits = d(self.shown(batch.images), *given)
                 if unrolled:
                     images = (self.shown(batch.images), *given), (fake, *given)
                     value = unrolled_loss(d, self._weighted_loss, *images, steps=unrolled, optimizer=self.optimizer_d)
                 else:
-                    value = self.loss.generator(logits, real_logits)
+                    if "classifier" in self.weights:
+                        logits, which = d.heads(fake)  # type: ignore[operator]
+                    else:
+                        logits = d(fake, *given)
+                    value = self._generator_loss(logits, lambda: d(self.shown(batch.images), *given))
                 total = stats["loss_g"] = value
                 if "classifier" in self.weights:
                     total = total + self.weights["classifier"] * F.cross_entropy(exact(which), g.component(z))  # type: ignore[operator]
@@ -341,13 +357,10 @@ class LatentGame(Game):
                     total, stats["path_length"] = total + value, value / self.path_length.every
                 return total
 
-        self.optimizer_g.zero_grad()
-        with nullcontext() if unrolled else frozen(d):  # unrolling has copies that move
-            backward(self.generator, objective)
-        self.optimizer_g.step()
+        found = self._generator_update(stats, objective, freeze=not unrolled)  # unrolling has copies that move
         if self.path_length is not None and self.path_length.due(index):
             self.team.mean_(self.path_length.pl_mean)
-        return {name: value.detach() for name, value in stats.items()}
+        return found
 
     def _path_length(self, count: int, labels: Tensor | None) -> Tensor:
         """On half a batch, as its second derivatives need the memory (Karras et al. 2020, appendix B)."""

@@ -7,6 +7,7 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import count
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -18,10 +19,6 @@ from gankern.nn import BatchNormAct2d
 
 TINY = models.FAMILIES["biggan-deep"].tiny
 LAYERS = Layers(orthogonal, 1e-4, False)
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize("resolution, published", [(128, 50.4), (256, 55.9), (512, 56.2)])

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import count
 from torch import Tensor
 
 from gankern import nn as gk
@@ -13,10 +14,6 @@ from gankern.models import GAN, CycleGANConfig, ImagePool, from_config
 from gankern.models.cyclegan import ResidualBlock, ResNetGenerator
 
 TINY = CycleGANConfig(resolution=32, blocks=2, generator_channels=4, discriminator_channels=4, patch=34)
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(

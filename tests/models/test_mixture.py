@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import count
 
 from gankern.models import (
     FAMILIES,
@@ -24,10 +25,6 @@ from gankern.models import (
 
 TINY = MGANConfig(resolution=16, z_dim=6, width=8, generators=3)
 ONE = DCGANConfig(resolution=16, z_dim=6, width=8)
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def mixture(weights: Any = None, **changes: Any) -> GeneratorMixture:

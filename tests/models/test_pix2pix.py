@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import count
 from torch import Tensor
 
 from gankern import nn as gk
@@ -12,10 +13,6 @@ from gankern.models import GAN, Pix2PixConfig, from_config
 from gankern.models.pix2pix import PATCHES, Pix2PixDiscriminator, Pix2PixGenerator
 
 TINY = Pix2PixConfig(resolution=32, generator_channels=4, discriminator_channels=4, patch=34)
-
-
-def count(module: torch.nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import count
 from torch import Tensor, nn
 
 from gankern import losses, models
@@ -27,10 +28,6 @@ def moved(config: models.ModelConfig, seed: int = 0) -> models.GAN:
         for p in gan.parameters():
             p += 0.1 * torch.randn_like(p)
     return gan
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from network_checks import assert_fused_equals_reference, count, moved
 from torch import Tensor, nn
 
 from gankern import losses, models
@@ -17,20 +18,6 @@ from gankern.models import StyleGAN2Config, StyleGAN2Discriminator, StyleGAN2Gen
 TINY = models.FAMILIES["stylegan2"].tiny
 assert isinstance(TINY, StyleGAN2Config)
 ARCHITECTURES = ["orig", "skip", "resnet"]
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
-
-
-def moved(module: Any, seed: int = 0) -> Any:
-    """In float64, with strengths and biases that are not 0."""
-    torch.manual_seed(seed)
-    module = module.double()
-    with torch.no_grad():
-        for p in module.parameters():
-            p.add_(0.3 * torch.randn_like(p))
-    return module
 
 
 # ---- published numbers ------------------------------------------------------------------------------------------------------
@@ -214,21 +201,7 @@ def test_clamp() -> None:
 )  # fmt: skip
 def test_fused_equals_reference(changes: dict[str, Any]) -> None:
     """Outputs, gradients and R1 gradients of the settings that the family's smallest config does not have."""
-    gan = moved(models.from_config(TINY, **changes))
-    other = copy.deepcopy(gan)
-    models.set_ops(other, "reference")
-    z, real = torch.randn(2, 16).double(), torch.randn(2, 3, 16, 16).double().requires_grad_()
-    labels = torch.tensor([2, 1]) if gan.config.num_classes else None
-    found = []
-    for m in (gan, other):
-        image = m.generator(z, labels, noise_mode="const")
-        fake = m.discriminator(image, labels)
-        assert fake.shape == (2, 1)
-        penalty = losses.r1_penalty(m.discriminator(real, labels), real)
-        gradients = torch.autograd.grad(F.softplus(-fake).mean() + penalty, list(m.parameters()))
-        found.append([image, fake, penalty, *gradients])
-    for a, b in zip(*found, strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-11)
+    assert_fused_equals_reference(TINY.replace(**changes))
 
 
 def test_path_length_regularisation_of_every_architecture() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from network_checks import count
 from torch import Tensor, nn
 
 from gankern import losses, models
@@ -23,10 +24,6 @@ SMALL = StyleGAN3Config(
 )  # fmt: skip
 ROTATING = SMALL.replace(conv_kernel=1, radial=True)
 KINDS = pytest.mark.parametrize("config", [SMALL, ROTATING], ids=["T", "R"])
-
-
-def count(module: nn.Module) -> int:
-    return sum(p.numel() for p in module.parameters())
 
 
 def generator(config: StyleGAN3Config, **changes: Any) -> StyleGAN3Generator:
