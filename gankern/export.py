@@ -29,6 +29,8 @@ from torch import Tensor, nn
 
 from gankern._dispatch import standard, standard_operators
 from gankern._files import replacing
+from gankern._optional import optional
+from gankern._scopes import evaluating
 
 TOLERANCE, TOLERANCE_HALF = 1e-4, 2e-2
 """Largest difference from PyTorch over the largest output: runtimes may fuse, reorder and approximate."""
@@ -86,7 +88,7 @@ def export_program(
     Gradients: none, and its parameters ask for none; for programs to be trained, call ``torch.export.export``.
     """
     _check("export_program", model, inputs)
-    with _evaluating(model), _fused(model) if standard() else nullcontext(), torch.no_grad():
+    with evaluating(model), _fused(model) if standard() else nullcontext(), torch.no_grad():
         return _program("export_program", model, inputs, dynamic_batch, strict, settings)
 
 
@@ -144,7 +146,7 @@ def to_onnx(
     if size >= LARGEST:
         raise ValueError(f"to_onnx: model must have less than 2 GiB of parameters for one file, got {size / 2**30:.1f} GiB")
     _need("onnx", "onnxscript", *(["onnxruntime"] if check else []))
-    with _evaluating(model), _fused(model), torch.no_grad():
+    with evaluating(model), _fused(model), torch.no_grad():
         outputs = len(_tensors(model(*inputs, **settings)))
         names_out = _names("output_names", output_names, _numbered(outputs), outputs)
         with standard_operators():
@@ -205,18 +207,6 @@ def _program(
                 f"(as statistics over groups of samples do): dynamic_batch=False exports it for {inputs[0].shape[0]}"
             ) from error
         raise
-
-
-@contextmanager
-def _evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, and afterwards what it was, module by module."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
 
 
 @contextmanager
@@ -410,12 +400,7 @@ def _names(argument: str, given: Sequence[str] | None, default: list[str], count
 
 def _need(*packages: str) -> None:
     for package in packages:
-        try:
-            importlib.import_module(package)
-        except ImportError as error:
-            raise ImportError(
-                f'to_onnx needs {package}, which cannot be imported ({error}): pip install "gankern[export]"'
-            ) from error
+        optional(package, f'to_onnx needs {package}, which cannot be imported ({{error}}): pip install "gankern[export]"')
 
 
 __all__ = ["OnnxFile", "export_program", "standard_operators", "to_onnx"]

@@ -27,7 +27,8 @@ from torch import Tensor, nn
 
 from gankern import ops
 from gankern.compat._shims import Changes, Options, Served, Shim, _forget
-from gankern.compat.nvlabs._ops import ActivationSpec, _real, bias_act_names, conv2d_gradfix_names, upfirdn2d_names
+from gankern.compat.nvlabs._ops import _real, bias_act_names, conv2d_gradfix_names, upfirdn2d_names
+from gankern.compat.nvlabs._support import EasyDict
 from gankern.ops.bias_act.reference import bias_act_reference
 from gankern.ops.filtered_lrelu.reference import filtered_lrelu_reference
 from gankern.ops.upfirdn2d.reference import upfirdn2d_reference
@@ -127,7 +128,7 @@ def _bias_act_names(module: ModuleType) -> dict[str, Any]:
         return bias_act(input, bias, dim, act, alpha, gain, clamp, use_custom_op=False)
 
     names = _own(module, bias_act, _bias_act_ref) | {"activation_funcs": bias_act_names(module)["activation_funcs"]}
-    return names if "EasyDict" in vars(module) else names | {"EasyDict": ActivationSpec}
+    return names if "EasyDict" in vars(module) else names | {"EasyDict": EasyDict}
 
 
 def _filtered_lrelu_names(module: ModuleType) -> dict[str, Any]:

@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gankern._optional import TRAIN, optional
 from gankern.data import transforms
 from gankern.data.folders import Cache
 
@@ -85,22 +86,13 @@ def photos(channels: int) -> tuple[list[Tensor], list[str]]:
     except ImportError as error:
         if "gankern" in str(error):
             raise
-        raise ImportError(
-            'the photographs are read with pillow: pip install "gankern[train]", or pip install pillow'
-        ) from error
+        raise ImportError(f"the photographs are read with pillow: {TRAIN} pillow") from error
     images = [torch.from_numpy(np.array(image)).permute(2, 0, 1) for image in bunch.images]
     return [transforms.to_channels(i, channels) for i in images], [Path(name).stem for name in bunch.filenames]
 
 
 def _sklearn(what: str) -> Any:
-    try:
-        from sklearn import datasets
-    except ImportError as error:
-        raise ImportError(
-            f"data {what!r} comes with scikit-learn, which is not installed: "
-            'pip install "gankern[train]", or pip install scikit-learn'
-        ) from error
-    return datasets
+    return optional("sklearn.datasets", f"data {what!r} comes with scikit-learn, which is not installed: {TRAIN} scikit-learn")
 
 
 __all__ = ["CropSource", "TensorSource", "digits", "photos"]

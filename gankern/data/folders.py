@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from gankern._optional import TRAIN, optional
 from gankern.data import transforms
 
 SUFFIXES = (".bmp", ".gif", ".jfif", ".jpeg", ".jpg", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp")
@@ -33,13 +34,7 @@ class CorruptImage(ValueError):
 
 def pillow() -> Any:
     """The module PIL.Image; an ImportError with the command that installs it, if it is not there."""
-    try:
-        from PIL import Image
-    except ImportError as error:
-        raise ImportError(
-            'images are read and written by pillow, which is not installed: pip install "gankern[train]", or pip install pillow'
-        ) from error
-    return Image
+    return optional("PIL.Image", f"images are read and written by pillow, which is not installed: {TRAIN} pillow")
 
 
 class Cache:

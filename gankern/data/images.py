@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from gankern._files import replacing
+from gankern._optional import optional
 from gankern.data.folders import pillow
 from gankern.data.transforms import to_channels, to_uint8
 
@@ -115,11 +116,9 @@ def _save_gif(path: str | os.PathLike[str], frames: Iterable[Tensor], fps: float
 
 
 def _save_mp4(path: str | os.PathLike[str], frames: Iterable[Tensor], fps: float) -> None:
-    try:
-        import imageio.v2 as imageio
-        import imageio_ffmpeg  # noqa: F401 - the plugin, which imageio misses only after the file was opened
-    except ImportError as error:
-        raise ImportError("MP4 is written with imageio: pip install imageio imageio-ffmpeg; GIF needs neither") from error
+    missing = "MP4 is written with imageio: pip install imageio imageio-ffmpeg; GIF needs neither"
+    imageio = optional("imageio.v2", missing)
+    optional("imageio_ffmpeg", missing)  # the plugin, which imageio misses only after the file was opened
     checked = _frames(frames)
     first = next(checked)  # before the file is opened
     with replacing(path) as temporary, imageio.get_writer(temporary, format="FFMPEG", fps=fps, macro_block_size=1) as writer:

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from gankern import latent, models
 from gankern._files import replacing
+from gankern._optional import optional
 from gankern.data import transforms
 from gankern.data.folders import CorruptImage, decode
 from gankern.data.images import VIDEO_SUFFIXES, make_grid, save_frames, save_image
@@ -181,10 +182,7 @@ def _check_out(out: str) -> None:
     if suffix not in (".png", *VIDEO_SUFFIXES):
         raise ValueError(f"--out must end with .png, .gif or .mp4, got {out!r}")
     if suffix == ".mp4":
-        try:
-            importlib.import_module("imageio_ffmpeg")
-        except ImportError as error:
-            raise ImportError("MP4 is written with imageio: pip install imageio imageio-ffmpeg; .gif needs neither") from error
+        optional("imageio_ffmpeg", "MP4 is written with imageio: pip install imageio imageio-ffmpeg; .gif needs neither")
 
 
 def _check_device(device: str) -> None:
@@ -322,12 +320,7 @@ def _perceptual(given: argparse.Namespace) -> Callable[[Tensor, Tensor], Tensor]
     if given.perceptual is None:
         return None
     if given.perceptual == "lpips":
-        try:
-            import lpips
-        except ImportError as error:
-            raise ImportError(
-                "--perceptual lpips needs the package lpips, which is not installed: pip install lpips"
-            ) from error
+        lpips = optional("lpips", "--perceptual lpips needs the package lpips, which is not installed: pip install lpips")
         network: Any = lpips.LPIPS(net="vgg", verbose=False)
     else:
         module, colon, name = given.perceptual.partition(":")

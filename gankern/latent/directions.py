@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from gankern.latent.rendering import check_generator, check_labels_of, constant_noise, evaluating, home, map_latents, render
+from gankern._optional import TRAIN, optional
+from gankern._scopes import evaluating
+from gankern.latent.rendering import check_generator, check_labels_of, constant_noise, home, map_latents, render
 from gankern.latent.styles import check_layers
 from gankern.models import LatentGenerator, StyleGenerator
 from gankern.models._fourier import FourierInput
@@ -68,16 +70,10 @@ def attribute_direction(positive: Tensor, negative: Tensor, method: str = "mean"
         raise ValueError(f"method must be 'mean' or 'svm', got {method!r}")
     difference = latent_arithmetic([positive], [negative])
     if method == "svm":
-        try:
-            from sklearn.svm import LinearSVC
-        except ImportError as error:
-            raise ImportError(
-                "method 'svm' needs scikit-learn, which is not installed: "
-                'pip install "gankern[train]", or pip install scikit-learn'
-            ) from error
+        svm = optional("sklearn.svm", f"method 'svm' needs scikit-learn, which is not installed: {TRAIN} scikit-learn")
         x = torch.cat([positive, negative]).flatten(1).double().cpu().numpy()
         y = [1] * positive.shape[0] + [0] * negative.shape[0]
-        normal = LinearSVC(random_state=0, max_iter=10_000).fit(x, y).coef_[0]
+        normal = svm.LinearSVC(random_state=0, max_iter=10_000).fit(x, y).coef_[0]
         difference = torch.from_numpy(normal).to(difference).view_as(difference)
     length = difference.norm()
     if not length > 0:

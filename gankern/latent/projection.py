@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from gankern.latent.rendering import check_generator, check_labels_of, constant_noise, evaluating, home
+from gankern._scopes import evaluating
+from gankern.latent.rendering import check_generator, check_labels_of, constant_noise, home
 from gankern.models import StyleGenerator
 
 SPACES = ("w", "w+")

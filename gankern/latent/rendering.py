@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gankern._scopes import evaluating
 from gankern.models import LatentGenerator, StyleGenerator
 
 
@@ -23,18 +23,6 @@ def check_generator(generator: Any, style: bool = False) -> None:
         raise TypeError(f"generator must be a StyleGenerator (StyleGAN, 2 or 3): it has no w, got {type(generator).__name__}")
     if not isinstance(generator, LatentGenerator):
         raise TypeError(f"generator must be a LatentGenerator, got {type(generator).__name__}")
-
-
-@contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
-    """Scope in evaluation mode; each part gets its own mode back."""
-    modes = {part: part.training for part in module.modules()}
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, mode in modes.items():
-            part.training = mode
 
 
 def home(generator: nn.Module) -> Tensor:

@@ -72,7 +72,13 @@ def r2_penalty(logits: Tensor, fake: Tensor, gamma: float = 10.0) -> Tensor:
 
 
 def wgan_gp(
-    critic: Critic, real: Tensor, fake: Tensor, weight: float = 10.0, center: float = 1.0, eps: Tensor | None = None
+    critic: Critic,
+    real: Tensor,
+    fake: Tensor,
+    weight: float = 10.0,
+    center: float = 1.0,
+    eps: Tensor | None = None,
+    one_sided: bool = False,
 ) -> Tensor:
     """Gradient penalty between real and generated images: ``weight`` times the batch mean of (gradient norm - center)^2.
 
@@ -86,16 +92,19 @@ def wgan_gp(
         weight: factor, not negative. Default 10.
         center: norm that costs nothing, not negative. Default 1; 0 is the zero-centred form.
         eps: [N], numbers of 0 to 1. Default None: uniformly random.
+        one_sided: norms below ``center`` cost nothing, too: max(0, gradient norm - center)^2 (WGAN-LP). Default False.
 
     Returns:
         A scalar in float32 (float64 for float64 images). Where the gradient is 0, its norm has the subgradient 0.
 
     Raises:
-        TypeError, ValueError: as :func:`r1_penalty`; images of different shape, dtype or device; ``eps`` of another shape.
+        TypeError, ValueError: as :func:`r1_penalty`; images of different shape, dtype or device; ``eps`` of another shape;
+            ``one_sided`` that is no bool.
 
-    Gradients: of any order in the critic's parameters.
+    Gradients: of any order in the critic's parameters; one-sided and where the norm is ``center``, those of norms below it: 0.
 
-    Source: Gulrajani et al., "Improved training of Wasserstein GANs", 2017, algorithm 1.
+    Source: Gulrajani et al., "Improved training of Wasserstein GANs", 2017, algorithm 1; one-sided: its section 4, and Petzka,
+    Fischer, Lukovnikov, "On the regularization of Wasserstein GANs", 2018.
     """
     op = "wgan_gp"
     _images(op, "real", real)
@@ -105,6 +114,8 @@ def wgan_gp(
         if mine != other:
             raise ValueError(f"{op}: fake must have the {name} of real ({_text(mine)}), got {_text(other)}")
     weight, center = _not_negative(op, "weight", weight), _not_negative(op, "center", center)
+    if not isinstance(one_sided, bool):
+        raise TypeError(f"{op}: one_sided must be True or False, got {one_sided!r}")
     n = real.shape[0]
     wide = torch.float64 if real.dtype == torch.float64 else torch.float32
     if eps is None:
@@ -115,6 +126,9 @@ def wgan_gp(
     with torch.enable_grad():
         x = ops.interpolate(real.detach(), fake.detach(), eps.detach().reshape(n).to(wide)).requires_grad_()
         gradient = _gradient(op, "the critic's input", critic(x), x)
+        if one_sided:  # one pass over the gradient, as for two sides; the rest is a number a sample
+            norm = _root(ops.grad_norm_penalty(gradient))
+            return weight * (norm - center).relu().square().mean()
         return ops.grad_norm_penalty(gradient, center, weight).mean()
 
 

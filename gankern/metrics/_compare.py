@@ -146,7 +146,7 @@ class Evaluator:
         _distributed.together(lambda: self._check_sizes(images), self.sharded)
         pairs = _distributed.together(lambda: self._perceptual(images), self.sharded)
         side = self._joined(side)
-        found = _distributed.first_decides(lambda: self._values(side, generator or made_by), self.sharded)
+        found = _distributed.first_does(lambda: self._values(side, generator or made_by), self.sharded)
         for name, (total, count) in pairs.items():
             total, count = _distributed.totals((total, count), self.sharded)
             found[name] = total / count

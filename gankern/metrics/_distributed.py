@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from gankern import _workers
 from gankern.metrics._features import Features
 
 T = TypeVar("T")
@@ -28,7 +29,7 @@ def together(action: Callable[[], T], sharded: bool) -> T:
         result = action()
     except Exception as caught:
         error = caught
-    told = _objects(None if error is None else f"{type(error).__name__}: {error}")
+    told = _workers.gather(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
     other = next((i for i, text in enumerate(told) if text is not None), None)
@@ -37,28 +38,16 @@ def together(action: Callable[[], T], sharded: bool) -> T:
     return result  # type: ignore[return-value]
 
 
-def first_decides(action: Callable[[], T], sharded: bool) -> T:
+def first_does(action: Callable[[], T], sharded: bool) -> T:
     """``action()`` of rank 0, on every rank; its error likewise."""
-    if not active(sharded):
-        return action()
-    box: list[Any] = [None, None]
-    if dist.get_rank() == 0:
-        try:
-            box[0] = action()
-        except Exception as error:
-            box[1] = error
-    dist.broadcast_object_list(box, 0)
-    if box[1] is not None:
-        raise box[1]
-    result: T = box[0]
-    return result
+    return _workers.first_does(action) if active(sharded) else action()
 
 
 def totals(values: tuple[float, int], sharded: bool) -> tuple[float, int]:
     """Sums over all ranks of (sum, count)."""
     if not active(sharded):
         return values
-    all_values = _objects(values)
+    all_values = _workers.gather(values)
     return sum(v[0] for v in all_values), sum(v[1] for v in all_values)
 
 
@@ -66,12 +55,13 @@ def gathered(features: Features, sharded: bool) -> Features:
     """The rows of all ranks, in the order of the ranks; on every rank."""
     if not active(sharded):
         return features
-    shapes = _objects((tuple(features.values.shape), None if features.logits is None else tuple(features.logits.shape)))
+    logits = features.logits
+    shapes = _workers.gather((tuple(features.values.shape), None if logits is None else tuple(logits.shape)))
     if len({s[0][1:] for s in shapes}) > 1 or len({s[1] and s[1][1:] for s in shapes}) > 1:
         raise ValueError(f"features: all ranks must have as many features and classes as the first, got {shapes}")
     counts = [s[0][0] for s in shapes]
     values = _rows(features.values, counts)
-    return Features(values, None if features.logits is None else _rows(features.logits, counts))
+    return Features(values, None if logits is None else _rows(logits, counts))
 
 
 def _rows(x: Tensor, counts: list[int]) -> Tensor:
@@ -81,9 +71,3 @@ def _rows(x: Tensor, counts: list[int]) -> Tensor:
     parts = [torch.empty_like(padded) for _ in counts]
     dist.all_gather(parts, padded)
     return torch.cat([part[:count].to(x.device) for part, count in zip(parts, counts, strict=True)])
-
-
-def _objects(value: Any) -> list[Any]:
-    found: list[Any] = [None] * dist.get_world_size()
-    dist.all_gather_object(found, value)
-    return found

@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from gankern._optional import optional
+
 Distance = Callable[[Tensor, Tensor], Tensor]
 
 NETS = ("alex", "vgg", "squeeze")
@@ -33,10 +35,7 @@ def lpips_distance(net: str = "alex", device: str | torch.device = "cpu", **opti
     """
     if net not in NETS:
         raise ValueError(f"net must be one of {', '.join(NETS)}, got {net!r}")
-    try:
-        import lpips
-    except ImportError as error:
-        raise ImportError(f"LPIPS needs its package, which cannot be imported ({error}): pip install lpips") from error
+    lpips = optional("lpips", "LPIPS needs its package, which cannot be imported ({error}): pip install lpips")
     network = lpips.LPIPS(net=net, verbose=False, **options).to(device).eval().requires_grad_(False)
 
     @torch.no_grad()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from gankern._scopes import evaluating, own_random
 from gankern.metrics._features import Features
 
 BUNDLED = ("digits", "photos")
@@ -387,16 +388,8 @@ def _make(generator: nn.Module, number: int, seed: int, options: dict[str, Any])
 
 def seeded(network: nn.Module, seed: int, call: Callable[[], Tensor]) -> Tensor:
     """``call()`` with the network in evaluation mode and random numbers (noise) from a seed; both are as before after it."""
-    modes: Sequence[tuple[nn.Module, bool]] = [(m, m.training) for m in network.modules()]
-    devices = sorted({p.device.index or 0 for p in network.parameters() if p.device.type == "cuda"})
-    try:
-        network.eval()
-        with torch.random.fork_rng(devices=devices):
-            torch.manual_seed(seed)
-            return call()
-    finally:
-        for module, training in modes:
-            module.training = training
+    with evaluating(network), own_random(seed, *{p.device for p in network.parameters()}):
+        return call()
 
 
 __all__ = ["Source", "draw", "generated", "open_pair", "open_source", "prepared", "seeded"]

@@ -6,14 +6,14 @@ they are part of the repository: features of other weights are not comparable.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from gankern._files import replacing
+from gankern._optional import optional
+from gankern._scopes import own_random
 from gankern.metrics.digits import SIZE, WEIGHTS, DigitsNetwork
 
 
@@ -23,11 +23,8 @@ def digits_images() -> tuple[Tensor, Tensor]:
     Raises:
         ImportError: scikit-learn is missing.
     """
-    try:
-        from sklearn.datasets import load_digits
-    except ImportError as error:
-        raise ImportError("the digits come with scikit-learn, which is missing: pip install scikit-learn") from error
-    bunch: Any = load_digits()
+    datasets = optional("sklearn.datasets", "the digits come with scikit-learn, which is missing: pip install scikit-learn")
+    bunch = datasets.load_digits()
     return torch.from_numpy(bunch.images).float().div(8).sub(1)[:, None], torch.from_numpy(bunch.target).long()
 
 
@@ -69,8 +66,7 @@ def train(epochs: int = 60, batch: int = 64, seed: int = 0) -> tuple[DigitsNetwo
     images, labels = digits_images()
     test = held_out(len(images))
     x, y = images[~test], labels[~test]
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_random(seed):
         network = DigitsNetwork()
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-2)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from gankern._files import replacing, write_text
+from gankern._optional import optional
 
 Row = dict[str, float]
 FIRST = ("step", "images", "seconds")
@@ -129,11 +130,8 @@ class Board:
         self.make: Any = None
         self.writer: Any = None
         if wanted:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError as error:
-                raise ImportError("tensorboard=True needs TensorBoard: pip install tensorboard") from error
-            self.make = SummaryWriter
+            missing = "tensorboard=True needs TensorBoard: pip install tensorboard"
+            self.make = optional("torch.utils.tensorboard", missing).SummaryWriter
 
     def add(self, group: str, row: Row) -> None:
         """One row of numbers; the first one makes the files."""

@@ -14,6 +14,8 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from gankern import _workers
+
 
 @dataclass(frozen=True)
 class Workers:
@@ -55,11 +57,7 @@ class Workers:
 
     def gather(self, value: Any) -> list[Any]:
         """Every process's ``value``, in the order of ranks."""
-        if self.world == 1:
-            return [value]
-        found: list[Any] = [None] * self.world
-        dist.all_gather_object(found, value)
-        return found
+        return [value] if self.world == 1 else _workers.gather(value)
 
     def any(self, flag: bool) -> bool:
         """Whether it is so in any process."""
@@ -67,26 +65,11 @@ class Workers:
 
     def from_first(self, value: Any) -> Any:
         """Rank 0's ``value``."""
-        if self.world == 1:
-            return value
-        box = [value]
-        dist.broadcast_object_list(box, src=0)
-        return box[0]
+        return value if self.world == 1 else _workers.from_first(value)
 
     def first_does(self, action: Callable[[], Any]) -> Any:
         """Let rank 0 do something while the others wait; its result, or its error, is everyone's."""
-        outcome: tuple[Any, BaseException | None] = (None, None)
-        if self.first:
-            try:
-                outcome = (action(), None)
-            except Exception as error:
-                if self.world == 1:
-                    raise
-                outcome = (None, error)
-        result, failure = self.from_first(outcome)
-        if failure is not None:
-            raise failure
-        return result
+        return action() if self.world == 1 else _workers.first_does(action)
 
 
 def choose_device(name: str, local_rank: int = 0) -> torch.device:

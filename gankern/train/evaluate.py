@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from gankern import metrics
+from gankern._scopes import own_random
 from gankern.train.curves import Row
 from gankern.train.distributed import average_buffers
 from gankern.train.run import Run
-from gankern.train.samples import own_random
 
 
 class Judge:

@@ -20,7 +20,7 @@ from gankern.train.curves import Board, Row, Table, draw
 from gankern.train.distributed import Workers, average_buffers, replicate
 from gankern.train.ema import EMA
 from gankern.train.samples import Sampler
-from gankern.train.settings import Settings, fill
+from gankern.train.settings import BETWEEN, Settings, fill
 from gankern.train.steps import Game, LatentGame, Stats
 from gankern.train.translation import PairedGame, UnpairedGame
 
@@ -74,7 +74,7 @@ class Run:
         # Layers of resolutions that are still to come get no gradients.
         unused = isinstance(self.gan.generator, Growing)
         generator = replicate(self.gan.generator, team, unused)
-        penalised = any(s.penalties.get(name) for name in ("r1", "r2", "wgan_gp"))
+        penalised = any(s.penalties.get(name) for name in ("r1", "r2", *BETWEEN))
         critic = replicate(self.gan.discriminator, team, unused, sync=not penalised)
         self.game = GAMES[self.data.task](self.gan, generator, critic, s, team)
         self.ema = EMA(self.gan.generator, s.ema, s.ema_rampup) if s.ema else None

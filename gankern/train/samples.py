@@ -4,25 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from gankern._scopes import own_random
 from gankern.data.dataset import Batch, ImageData
 from gankern.models import StyleGenerator
 
 BATCH = 32
 """Images that are made at once."""
-
-
-@contextmanager
-def own_random(seed: int, device: torch.device) -> Iterator[None]:
-    """Random numbers from ``seed`` inside; those outside go on as if nothing had been."""
-    with torch.random.fork_rng([device] if device.type == "cuda" else []):
-        torch.manual_seed(seed)
-        yield
 
 
 class Sampler:
@@ -111,4 +103,4 @@ class Sampler:
         return torch.stack([p.float().expand(-1, channels, -1, -1) for p in parts], 1).cpu()
 
 
-__all__ = ["Sampler", "own_random"]
+__all__ = ["Sampler"]

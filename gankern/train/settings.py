@@ -17,12 +17,15 @@ from gankern.train.defaults import RECIPES, SMALL
 
 OPTIMIZERS = ("adam", "rmsprop", "sgd")
 PENALTIES = (
-    "clip", "wgan_gp", "r1", "r2", "path_length", "cycle", "identity", "l1", "classifier", "orthogonal",
+    "clip", "wgan_gp", "wgan_lp", "r1", "r2", "path_length", "cycle", "identity", "l1", "classifier", "orthogonal",
 )  # fmt: skip
 """Regularisers and further terms by name; what each weighs is in its family, else nothing."""
+BETWEEN = {"wgan_gp": False, "wgan_lp": True}
+"""Those of gradients between real and generated images, and whether one-sided (:func:`gankern.losses.wgan_gp`)."""
 _OF_TASK = {
     "cycle": ("unpaired",), "identity": ("unpaired",), "l1": ("paired",), "path_length": ("latent",), "classifier": ("latent",),
     "orthogonal": ("latent",), "r1": ("latent", "paired"), "r2": ("latent", "paired"), "wgan_gp": ("latent", "paired"),
+    "wgan_lp": ("latent", "paired"),
 }  # fmt: skip
 """Which kinds of models a term is for; the others are for all."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from gankern.losses.reconstruction import cycle_loss, identity_loss, l1_loss
 from gankern.models import GAN, ImagePool
 from gankern.train.distributed import Workers, backward
 from gankern.train.settings import Settings
-from gankern.train.steps import Game, Stats, exact, frozen
+from gankern.train.steps import Game, Stats, exact
 
 
 class PairedGame(Game):
@@ -46,21 +47,13 @@ class PairedGame(Game):
         def objective() -> Tensor:
             with self.autocast():
                 fake = g(batch.inputs)
-                logits, real_logits = d(fake, *given), None
-                if self.loss.needs_real:
-                    with torch.no_grad():
-                        real_logits = d(batch.images, *given)
-                total = stats["loss_g"] = self.loss.generator(logits, real_logits)
+                total = stats["loss_g"] = self._generator_loss(d(fake, *given), lambda: d(batch.images, *given))
                 if "l1" in self.weights:
                     stats["l1"] = l1_loss(exact(fake), batch.images, self.weights["l1"])
                     total = total + stats["l1"]
                 return total
 
-        self.optimizer_g.zero_grad()
-        with frozen(d):
-            backward(self.generator, objective)
-        self.optimizer_g.step()
-        return {name: value.detach() for name, value in stats.items()}
+        return self._generator_update(stats, objective)
 
 
 class UnpairedGame(Game):
@@ -110,11 +103,8 @@ class UnpairedGame(Game):
                 fake_b, fake_a = g(a, b)
                 stats["loss_g"] = torch.zeros((), device=a.device)
                 for critic, fake, real in ((d.b, fake_b, b), (d.a, fake_a, a)):
-                    real_logits = None
-                    if self.loss.needs_real:
-                        with torch.no_grad():
-                            real_logits = critic(real)
-                    stats["loss_g"] = stats["loss_g"] + self.loss.generator(critic(fake), real_logits)
+                    value = self._generator_loss(critic(fake), partial(critic, real))
+                    stats["loss_g"] = stats["loss_g"] + value
                 total = stats["loss_g"]
                 if "cycle" in self.weights:
                     back_a, back_b = g.b_to_a(fake_b), g.a_to_b(fake_a)
@@ -128,11 +118,7 @@ class UnpairedGame(Game):
                     total = total + stats["identity"]
                 return total
 
-        self.optimizer_g.zero_grad()
-        with frozen(d):
-            backward(self.generator, objective)
-        self.optimizer_g.step()
-        return {name: value.detach() for name, value in stats.items()}
+        return self._generator_update(stats, objective)
 
     def rank_state_dict(self) -> dict[str, Any]:
         """What is this rank's own."""

@@ -13,8 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+import gankern
 from gankern import losses, ops
 from gankern import nn as gk
+
+NATIVE = pytest.mark.skipif(not gankern.NATIVE.cpu, reason="no native CPU kernels")
 
 
 def random(*shape: int, seed: int = 0) -> Tensor:
@@ -129,6 +132,52 @@ def test_finite_differences() -> None:
 
     assert torch.autograd.gradcheck(penalty, leaf(w)) and torch.autograd.gradgradcheck(penalty, leaf(w))
     assert torch.autograd.gradcheck(of_images, leaf(real))
+
+
+@pytest.mark.parametrize("backend", ["reference", pytest.param("cpu", marks=NATIVE)])
+@pytest.mark.parametrize("center", [0.0, 1.0])
+def test_one_sided(center: float, backend: str) -> None:
+    """Samples with gradients shorter and longer than ``center``: the formula by PyTorch's own, to second order."""
+    w, real, fake = leaf(random(4, 3, seed=1)), random(6, 3), random(6, 3, seed=2)
+    eps = torch.linspace(0.1, 0.9, 6, dtype=torch.float64)
+
+    def critic(x: Tensor, w: Tensor) -> Tensor:
+        return (x @ w.t()).tanh().sum(1)
+
+    def mine(w: Tensor) -> Tensor:
+        return losses.wgan_gp(lambda x: critic(x, w), real, fake, 3.0, center, eps, one_sided=True)
+
+    def norms(w: Tensor) -> Tensor:
+        x = leaf(torch.lerp(fake, real, eps[:, None]))
+        return torch.autograd.grad(critic(x, w).sum(), x, create_graph=True)[0].norm(dim=1)
+
+    def right(w: Tensor) -> Tensor:
+        return 3 * (norms(w) - center).clamp(min=0).square().mean()
+
+    if center:
+        assert 0 < int((norms(w) > center).sum()) < 6, "on both sides"
+    found = []
+    with gankern.use_backend(backend):
+        for penalty in (mine, right):
+            value = penalty(w)
+            (first,) = torch.autograd.grad(value, w, create_graph=True)
+            (second,) = torch.autograd.grad(first, w, random(4, 3, seed=3))
+            found.append((value, first, second))
+        torch.testing.assert_close(*found)
+        assert torch.autograd.gradcheck(mine, leaf(w)) and torch.autograd.gradgradcheck(mine, leaf(w))
+
+
+def test_one_sided_forgives_short_gradients() -> None:
+    """Not those of NaN; and a norm of 0 has the subgradient 0."""
+    for size in (0.0, 0.1):
+        w = torch.full((3,), size, dtype=torch.float64, requires_grad=True)
+        penalty = losses.wgan_gp(lambda x, w=w: x @ w, random(4, 3), random(4, 3, seed=1), one_sided=True)
+        assert penalty.item() == 0 and torch.equal(torch.autograd.grad(penalty, w)[0], torch.zeros(3, dtype=torch.float64))
+    w = leaf(random(3) + 2)
+    pair = random(4, 3), random(4, 3, seed=1)
+    torch.testing.assert_close(losses.wgan_gp(lambda x: x @ w, *pair, one_sided=True), losses.wgan_gp(lambda x: x @ w, *pair))
+    penalty = losses.wgan_gp(lambda x: x @ w * math.nan, *pair, one_sided=True)
+    assert penalty.isnan() and torch.autograd.grad(penalty, w)[0].isnan().all()
 
 
 def test_a_zero_gradient_has_the_subgradient_zero() -> None:
@@ -298,6 +347,7 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "dtypes": (lambda: losses.wgan_gp(torch.sum, X, X.double()), ValueError, r"dtype of real \(float32\), got float64"),
     "eps": (lambda: losses.wgan_gp(torch.sum, X, X, eps=torch.rand(3)), ValueError, r"eps must be .* \[4\], .* got \[3\]"),
     "negative center": (lambda: losses.wgan_gp(torch.sum, X, X, center=-1), ValueError, "center must not be negative"),
+    "one_sided": (lambda: losses.wgan_gp(torch.sum, X, X, one_sided=1), TypeError, "one_sided must be True or False, got 1"),
     "empty": (lambda: losses.wgan_gp(torch.sum, X[:0], X[:0]), ValueError, "at least one sample"),
     "images": (lambda: losses.path_length_penalty(X, leaf(X), 0), ValueError, r"images must have 4 dimensions"),
     "ws": (lambda: losses.path_length_penalty(IMAGE, leaf(X)[:, 0, None][:3], 0), ValueError, r"with N = 4, got \[3, 1\]"),

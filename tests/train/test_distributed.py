@@ -76,7 +76,7 @@ def gradients(name: str, team: Workers, part: slice) -> dict[str, Tensor]:
     # What is random is taken from numbers for the whole batch.
     gan.generator.sample_z = lambda count: z[part]  # type: ignore[method-assign, assignment]
     penalty = steps.losses.wgan_gp
-    steps.losses.wgan_gp = lambda critic, real, fake, weight: penalty(critic, real, fake, weight, eps=eps[part])
+    steps.losses.wgan_gp = lambda *given, **options: penalty(*given, eps=eps[part], **options)
     mine = Batch(*(None if x is None else x[part] for x in (batch.images, batch.labels, batch.inputs)))
     try:
         game.critic_step(mine, 0)

@@ -271,6 +271,24 @@ def test_the_critics_gradient_is_that_of_loss_and_penalties() -> None:
             torch.testing.assert_close(a, b, rtol=1e-3, atol=1e-6)
 
 
+def test_the_one_sided_penalty_by_name() -> None:
+    """'wgan_lp' costs what 'wgan_gp' does where gradients are long, nothing where short."""
+    found = {}
+    for name in ("wgan_gp", "wgan_lp"):
+        for scale in (0.1, 10.0):
+            penalties = {"wgan_gp": 0.0, "wgan_lp": 0.0, name: 3.0}
+            game, batch = game_of("wgan-gp", penalties=penalties, optimizer="sgd", lr=0.0, ema=0)
+            with torch.no_grad():
+                for p in list(game.gan.discriminator.parameters())[-2:]:
+                    p.mul_(scale)  # the last layer, by which all gradients scale
+            torch.manual_seed(1)
+            stats = game.critic_step(batch, 0)
+            assert {"wgan_gp", "wgan_lp"} & set(stats) == {name}
+            found[name, scale] = float(stats[name])
+    assert found["wgan_lp", 0.1] == 0 < found["wgan_gp", 0.1]
+    assert found["wgan_lp", 10.0] == pytest.approx(found["wgan_gp", 10.0], rel=1e-5) and found["wgan_lp", 10.0] > 0
+
+
 def test_r1_of_a_piecewise_linear_critic_goes_the_merged_way() -> None:
     game, batch = game_of("r3gan")
     game.critic_step(batch, 0)

@@ -19,6 +19,7 @@ from torch import Tensor
 from gankern import _validate, ops
 from gankern._activations import activation_funcs
 from gankern.compat._shims import Served
+from gankern.compat.nvlabs._support import EasyDict
 from gankern.ops.bias_act.reference import bias_act_reference
 from gankern.ops.conv2d.scope import weight_gradients_disabled
 from gankern.ops.filtered_lrelu.reference import filtered_lrelu_reference
@@ -96,27 +97,14 @@ def upfirdn2d_names(module: ModuleType) -> Names:
 
 
 # ---- bias_act, filtered_lrelu --------------------------------------------------------------------------------------------
-class ActivationSpec(dict[str, Any]):
-    """Fields of one activation, as attributes and as items."""
-
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return self[name]
-        except KeyError:
-            raise AttributeError(name) from None
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        self[name] = value
-
-
-def _activation_specs() -> dict[str, ActivationSpec]:
+def _activation_specs() -> dict[str, EasyDict]:
     """``activation_funcs``: func(x, alpha=...), def_alpha, def_gain, cuda_idx, ref, has_2nd_grad."""
 
     def function(one: Any) -> Callable[..., Tensor]:
         return lambda x, alpha=one.def_alpha, **_: one.function(x, alpha)
 
     return {
-        name: ActivationSpec(
+        name: EasyDict(
             func=function(one),
             def_alpha=one.def_alpha,
             def_gain=one.def_gain,
