@@ -28,8 +28,8 @@ class Family:
         tiny: settings small enough for tests and quick benchmarks.
         task: 'latent' (images from latents, and labels), 'paired' or 'unpaired' (image to image).
         loss: the name of the paper's loss: 'minimax', 'nonsaturating', 'lsgan', 'hinge', 'wasserstein', 'relativistic'.
-        penalties: the paper's regularisers and their weights, by 'clip', 'wgan_gp', 'r1', 'r2', 'path_length', 'cycle',
-            'identity' and 'l1'.
+        penalties: the paper's regularisers and their weights, by 'clip', 'wgan_gp', 'wgan_lp', 'r1', 'r2', 'path_length',
+            'cycle', 'identity' and 'l1'.
     """
 
     name: str

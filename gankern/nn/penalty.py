@@ -34,15 +34,20 @@ class GradientPenalty(_Lazy):
         weight: gamma of R1 and R2, the factor of WGAN-GP. Default 10.
         center: norm that costs nothing, WGAN-GP only. Default 1.
         every: apply in every so many-th step, with as many times the weight (Karras et al. 2020). Default 1.
+        one_sided: norms below ``center`` cost nothing, too, WGAN-GP only. Default False.
 
     Shape: images [N, ...] and logits [N, ...] to a scalar. Gradients of any order in the critic's parameters.
     """
 
-    def __init__(self, kind: str = "r1", weight: float = 10.0, center: float = 1.0, every: int = 1) -> None:
+    def __init__(
+        self, kind: str = "r1", weight: float = 10.0, center: float = 1.0, every: int = 1, one_sided: bool = False
+    ) -> None:
         if kind not in _KINDS:
             raise ValueError(f"GradientPenalty: kind must be one of {', '.join(_KINDS)}, got {kind!r}")
         super().__init__(weight, every)
-        self.kind, self.center = kind, center
+        if one_sided and kind != "wgan_gp":
+            raise ValueError(f"GradientPenalty: one_sided is for 'wgan_gp' alone, got kind {kind!r}")
+        self.kind, self.center, self.one_sided = kind, center, one_sided
 
     def forward(self, first: Any, *images: Tensor, eps: Tensor | None = None) -> Tensor:
         """The penalty.
@@ -56,14 +61,16 @@ class GradientPenalty(_Lazy):
             raise TypeError(f"GradientPenalty: {self.kind} takes {_KINDS[self.kind]}, got {1 + len(images)} arguments")
         weight = self.weight * self.every
         if self.kind == "wgan_gp":
-            return penalties.wgan_gp(first, images[0], images[1], weight, self.center, eps)
+            return penalties.wgan_gp(first, images[0], images[1], weight, self.center, eps, self.one_sided)
         run = penalties.r1_penalty if self.kind == "r1" else penalties.r2_penalty
         return run(first, images[0], weight)
 
     def extra_repr(self) -> str:
         """Settings for print(module)."""
-        center = f", center={self.center}" if self.kind == "wgan_gp" else ""
-        return f"kind={self.kind!r}, weight={self.weight}{center}, every={self.every}"
+        text = f"kind={self.kind!r}, weight={self.weight}"
+        text += f", center={self.center}" if self.kind == "wgan_gp" else ""
+        text += f", every={self.every}"
+        return text + (", one_sided=True" if self.one_sided else "")
 
 
 class PathLengthPenalty(_Lazy):

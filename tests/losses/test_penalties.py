@@ -315,6 +315,10 @@ def test_modules() -> None:
     module = gk.GradientPenalty("wgan_gp", 3.0, center=0.5)
     critic: Callable[[Tensor], Tensor] = lambda x: x.square().sum(1)  # noqa: E731
     torch.testing.assert_close(module(critic, real, fake, eps=eps), losses.wgan_gp(critic, real, fake, 3.0, 0.5, eps))
+    one_sided = gk.GradientPenalty("wgan_gp", 3.0, center=4.0, one_sided=True)
+    expected = losses.wgan_gp(critic, real, fake, 3.0, 4.0, eps, one_sided=True)
+    torch.testing.assert_close(one_sided(critic, real, fake, eps=eps), expected)
+    assert "one_sided=True" in repr(one_sided)
     assert [gk.GradientPenalty(every=3).due(step) for step in range(4)] == [True, False, False, True]
     assert "every=8" in repr(gk.GradientPenalty("r2", every=8)) and "center=0.5" in repr(module)
 
@@ -355,6 +359,11 @@ BAD: dict[str, tuple[Callable[[], Any], type[Exception], str]] = {
     "decay": (lambda: losses.path_length_penalty(IMAGE, leaf(X), 0, decay=2), ValueError, "decay must be 0 to 1, got 2"),
     "noise": (lambda: losses.path_length_penalty(IMAGE, leaf(X), 0, noise=X), ValueError, "noise must have the shape of im"),
     "kind": (lambda: gk.GradientPenalty("r3"), ValueError, "kind must be one of r1, r2, wgan_gp, got 'r3'"),
+    "one_sided r1": (
+        lambda: gk.GradientPenalty("r1", one_sided=True),
+        ValueError,
+        "one_sided is for 'wgan_gp' alone, got kind 'r1'",
+    ),
     "every": (lambda: gk.GradientPenalty(every=0), ValueError, "every must be an int of at least 1, got 0"),
     "arguments": (lambda: gk.GradientPenalty("r1")(X, X, X), TypeError, "r1 takes logits and real, got 3"),
 }
