@@ -9,20 +9,27 @@ from gankern._library import NATIVE
 from gankern._version import __version__
 
 if TYPE_CHECKING:
-    from gankern import compat, data, export, latent, metrics, models, train
+    from gankern import compat, data, export, inference, latent, metrics, models, train
     from gankern.compat.patch import patch, unpatch
+    from gankern.inference import compile_generator
 
 # Imported at first use: who wants operators does not wait for models and loops.
-_LAZY_MODULES = ("compat", "data", "export", "latent", "metrics", "models", "train")
-_LAZY_NAMES = {"patch": "gankern.compat.patch", "unpatch": "gankern.compat.patch"}
+_LAZY_MODULES = ("compat", "data", "export", "inference", "latent", "metrics", "models", "train")
+_LAZY_NAMES = {
+    "compile_generator": "gankern.inference",
+    "patch": "gankern.compat.patch",
+    "unpatch": "gankern.compat.patch",
+}
 
 __all__ = [
     "NATIVE",
     "__version__",
     "compat",
+    "compile_generator",
     "data",
     "explain",
     "export",
+    "inference",
     "latent",
     "losses",
     "metrics",

@@ -80,6 +80,20 @@ def settings(op: str, act: Any, alpha: Any, gain: Any, clamp: Any) -> tuple[str,
     return act, alpha, gain, limit
 
 
+in_place: dict[str, Callable[[Tensor, float], Tensor]] = {
+    "relu": lambda v, alpha: torch.relu_(v),
+    "lrelu": lambda v, alpha: F.leaky_relu(v, alpha, inplace=True),
+    "tanh": lambda v, alpha: torch.tanh_(v),
+    "sigmoid": lambda v, alpha: torch.sigmoid_(v),
+}
+"""The activations that PyTorch computes in one pass over what it overwrites."""
+
+
+def passes(act: str, gain: float, clamp: float) -> int:
+    """How many times activation, gain and clamp go over an image, one after the other."""
+    return (0 if act == "linear" else 2 if act == "swish" else 1) + (gain != 1) + (clamp >= 0)
+
+
 @cache
 def representable(value: float, dtype: torch.dtype) -> float:
     """``value`` rounded to ``dtype``: what a clamped output of that type holds, and backward compares it with."""

@@ -7,8 +7,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch._C._functorch import unwrap_if_dead
+from torch.autograd import forward_ad
 
-from gankern._dispatch import require_no_tangents
+from gankern._dispatch import Table, require_no_tangents
 from gankern._library import LIBRARY
 
 
@@ -19,7 +21,7 @@ def without_leaf(parameter: Tensor | None) -> Tensor | None:
     ``torch.autograd.grad(y, x)``, where a bias gradient is thrown away: the waste in every gradient penalty. Whether the
     graph behind an input will be executed can be asked, but not of a leaf.
     """
-    if parameter is None or not parameter.is_leaf or not parameter.requires_grad or not torch.is_grad_enabled():
+    if parameter is None or not parameter.requires_grad or not parameter.is_leaf or not torch.is_grad_enabled():
         return parameter
     return parameter if torch.compiler.is_compiling() else parameter.view_as(parameter)
 
@@ -32,13 +34,11 @@ def wanted(ctx: Any, inputs_present: Sequence[bool]) -> list[bool]:
         inputs_present: for each of the first inputs (all tensors or None), whether it was a tensor.
     """
     result = []
-    edge = 0
-    for index, present in enumerate(inputs_present):
-        need = bool(ctx.needs_input_grad[index])
-        if present:
-            if need and not torch.compiler.is_compiling():
-                need = _will_run(ctx.next_functions[edge][0])
-            edge += 1
+    edges = None if torch.compiler.is_compiling() else iter(ctx.next_functions)
+    for need, present in zip(ctx.needs_input_grad, inputs_present, strict=False):
+        if present and edges is not None:
+            node = next(edges)[0]
+            need = need and _will_run(node)
         result.append(need and present)
     return result
 
@@ -50,16 +50,22 @@ def _will_run(node: Any) -> bool:
     return bool(torch._C._will_engine_execute_node(node))
 
 
+def _without_leaves(inputs: tuple[Any, ...]) -> list[Any]:
+    """:func:`without_leaf` of all tensors among an operator's inputs, which has them first."""
+    return [without_leaf(value) if isinstance(value, Tensor) else value for value in inputs]
+
+
 class Differentiable:
     """A registered operator with derivatives, and a short way to it for eager mode.
 
     The dispatcher's way through a registered Python derivative costs some 40 us in forward and backward each. Where nobody
     wants to see an operator (no tracer, no dispatch mode, plain tensors), an ``autograd.Function`` with the very same functions
-    does it in a fraction of that, and without gradients the implementation is called directly.
+    does it in a fraction of that, and without gradients the implementation is called directly. For small images even that
+    fraction is too much: where the implementation is a table with a definition for them, that is run as it stands.
 
     Args:
         name: of the operator in ``torch.ops.gankern``; its derivatives are registered here.
-        implementation: what it runs, on the operator's positional arguments.
+        implementation: what it runs, on the operator's positional arguments: a :class:`gankern._dispatch.Table` or a function.
         backward: (ctx, *gradients) -> gradients, as for ``torch.library.register_autograd``.
         setup_context: (ctx, inputs, output), likewise.
     """
@@ -75,6 +81,7 @@ class Differentiable:
         self.name = name
         self.operator = getattr(torch.ops.gankern, name).default
         self.implementation = implementation
+        self.table = implementation if isinstance(implementation, Table) and implementation.composed is not None else None
 
         class Function(torch.autograd.Function):
             @staticmethod
@@ -83,25 +90,42 @@ class Differentiable:
                 setup_context(ctx, inputs, output)
                 return output
 
-            @staticmethod
-            def backward(ctx: Any, *gradients: Any) -> Any:
-                return backward(ctx, *gradients)
-
+        # Assigned, not called by a method: a call less for every derivative.
+        Function.backward = staticmethod(backward)  # type: ignore[method-assign]
         self.function = Function
+        # What Function.apply comes to where no functorch transform is active and no argument is left over from one.
+        self.apply = super(torch.autograd.Function, Function).apply
 
     def __call__(self, *inputs: Any) -> Any:
+        if self.table is not None and self.table.composes(*inputs):
+            return self.table.compose(*inputs)
         if torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack():
-            return self.operator(*inputs)
-        require_no_tangents(self.name, inputs)
+            return self.operator(*_without_leaves(inputs))
+        if forward_ad._current_level >= 0:
+            require_no_tangents(self.name, inputs)
         graph = False
-        enabled = torch.is_grad_enabled()
         for value in inputs:
             kind = type(value)
             if kind is Tensor or kind is torch.nn.Parameter:
-                graph = graph or (enabled and value.requires_grad)
+                graph = graph or value.requires_grad
             elif isinstance(value, Tensor):
-                return self.operator(*inputs)  # a subclass has its own ideas of what happens to an operator
-        return self.function.apply(*inputs) if graph else self.implementation(*inputs)  # type: ignore[no-untyped-call]
+                # A subclass has its own ideas of what happens to an operator.
+                return self.operator(*_without_leaves(inputs))
+        if not graph or not torch.is_grad_enabled():
+            return self.implementation(*inputs)
+        if torch._C._are_functorch_transforms_active():
+            return self.function.apply(*_without_leaves(inputs))  # type: ignore[no-untyped-call]
+        return self.apply(*[without_leaf(unwrap_if_dead(v)) if isinstance(v, Tensor) else v for v in inputs])
+
+
+def run_in_place(operator: Callable[..., Any], implementation: Callable[..., Any], *inputs: Any) -> None:
+    """Run an operator without derivatives that changes its first argument, the short way where nobody wants to see it."""
+    tensors = [value for value in inputs if isinstance(value, Tensor)]
+    seen = torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack()
+    if seen or any(type(value) is not Tensor and type(value) is not torch.nn.Parameter for value in tensors):
+        operator(*inputs)
+    else:
+        implementation(*inputs)
 
 
 def composed_backward(composed: Callable[..., Sequence[Tensor]]) -> tuple[Callable[..., Any], Callable[..., None]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from importlib import import_module
 from typing import Any
 
@@ -18,11 +19,23 @@ def kernel(op: str, backend: str, name: str) -> Callable[..., Any]:
     if backend == "triton":
         found: Callable[..., Any] = getattr(import_module(f"gankern.ops.{op}.triton_kernels"), f"{name}_triton")
         return found
-    return getattr(torch.ops.gankern_native, f"{name}_{backend}")  # type: ignore[no-any-return]
+    return _native(f"{name}_{backend}")
+
+
+@cache
+def _native(name: str) -> Callable[..., Any]:
+    """The only overload of a native operator, kept: to look for both at every call takes as long as a short call."""
+    return getattr(torch.ops.gankern_native, name).default  # type: ignore[no-any-return]
 
 
 def kernel_table(
-    name: str, op: str, make: Callable[[str], Callable[..., Any]], reference: Callable[..., Any], image: int | None = None
+    name: str,
+    op: str,
+    make: Callable[[str], Callable[..., Any]],
+    reference: Callable[..., Any],
+    image: int | None = None,
+    composed: Callable[..., Any] | None = None,
+    passes: Callable[..., int] = lambda *_: 2,
 ) -> Table:
     """CUDA, CPU and Triton kernels of ``op``, in this order, and the reference.
 
@@ -32,10 +45,15 @@ def kernel_table(
         make: gives what runs a backend: 'cuda', 'cpu' or 'triton'.
         reference: what runs plain PyTorch.
         image: which argument decides whether a kernel can run. Default None: the first tensor.
+        composed: the definition for small images, see :class:`gankern._dispatch.Table`. Default None.
+        passes: of ``composed`` over the images. Default 2.
     """
 
     def decisive(args: tuple[Any, ...]) -> Tensor:
-        return next(a for a in args if isinstance(a, Tensor)) if image is None else args[image]
+        if image is not None:
+            return args[image]  # type: ignore[no-any-return]
+        first = args[0]
+        return first if isinstance(first, Tensor) else next(a for a in args if isinstance(a, Tensor))
 
     def triton_can_run(*args: Any) -> str | None:
         reason: str | None = import_module(f"gankern.ops.{op}.triton_kernels").can_run(decisive(args))
@@ -49,4 +67,6 @@ def kernel_table(
             Row("triton", triton_can_run, make("triton")),
             Row("reference", lambda *_: None, reference),
         ],
+        composed,
+        passes,
     )

@@ -82,17 +82,88 @@ def forced_backend() -> str | None:
     return _forced.name
 
 
+def undisturbed() -> bool:
+    """Whether a call is just a call: no tracer, dispatch mode, transform, forward-mode level, autocast or forced backend.
+
+    Not to be asked while torch.compile traces.
+    """
+    return not (
+        torch._C._len_torch_dispatch_stack()
+        or _forced.name is not None
+        or _standard.on
+        or torch._C._is_any_autocast_enabled()
+        or torch._C._are_functorch_transforms_active()
+        or forward_ad._current_level >= 0
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+SMALL = 131072
+"""Elements of an image up to which an operator's definition is faster than its kernels, see :func:`small`.
+
+From short calls on one thread of a CPU with AVX-512, with cold caches, as between two layers: what PyTorch computes in one step
+is faster than a kernel and the Python around it up to there; bias, leaky ReLU, gain and clamp, one after the other, up to a
+fourth of it.
+"""
+
+
+def small(x: torch.Tensor, passes: int = 2) -> bool:
+    """Whether ``x`` has so few elements that a call costs more than it computes, and nothing speaks against the definition.
+
+    ``passes`` is how many times the definition goes over the images, of which a kernel saves all but one.
+
+    Public functions then run their definition as it stands, which autograd differentiates in C++. Not so where a backend is
+    forced, under a tracer, a dispatch mode or autocast, for half types (which a definition would round after each step), for
+    subclasses and layouts other than contiguous ones, and on GPUs, where nothing was measured.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    kind = type(x)
+    return (
+        (kind is torch.Tensor or kind is torch.nn.Parameter)
+        and 0 < x.numel() <= (SMALL if passes <= 2 else SMALL // (passes - 1))
+        and x.is_cpu
+        and (x.dtype is torch.float32 or x.dtype is torch.float64)
+        and x.is_contiguous()
+        and undisturbed()
+    )
+
+
 TABLES: list[Table] = []
 """Every table there is."""
 
 
 class Table:
-    """The implementations of one operator, in order of preference. Calling it runs the chosen one."""
+    """The implementations of one operator, in order of preference. Calling it runs the chosen one.
 
-    def __init__(self, op: str, rows: Sequence[Row]) -> None:
+    Attributes:
+        op: name of the operator.
+        rows: the implementations, the last one the reference.
+        composed: the definition on the operator's arguments, differentiable as it stands, for small images; or None.
+        passes: gives how many times ``composed`` goes over the images for these arguments.
+    """
+
+    def __init__(
+        self,
+        op: str,
+        rows: Sequence[Row],
+        composed: Callable[..., Any] | None = None,
+        passes: Callable[..., int] = lambda *_: 2,
+    ) -> None:
         self.op = op
         self.rows = list(rows)
+        self.composed, self.passes = composed, passes
         TABLES.append(self)
+
+    def composes(self, *args: Any) -> bool:
+        """Whether these arguments, the first of them the images, are better served by ``composed``."""
+        return self.composed is not None and small(args[0], self.passes(*args))
+
+    def compose(self, *args: Any) -> Any:
+        """``composed(*args)``, which counts as a call of the reference; a new tensor even where there is nothing to do."""
+        assert self.composed is not None
+        result = self.rows[-1].call(self.composed, *args)
+        return result.clone() if result is args[0] else result
 
     def row(self, name: str) -> Row | None:
         """The row of that name, or None."""
@@ -204,6 +275,8 @@ def explain(op: Callable[..., Any], *args: Any, **kwargs: Any) -> list[tuple[str
         print(f"gankern.{spec.name}: a composition of\n" + "\n".join(f"  {step}" for step in prepared))
         return [(str(step), None) for step in prepared]
     result = [(row.name, row.can_run(*prepared)) for row in spec.table.rows]
+    if spec.table.composes(*prepared):
+        result.insert(0, result.pop())
     forced = _forced.name
     if forced is not None and spec.table.row(forced) is None and spec.table.row("aten") is not None:
         forced = None

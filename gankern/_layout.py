@@ -15,9 +15,10 @@ def memory_format(x: Tensor) -> torch.memory_format:
 
     A tensor that is both (one channel or one pixel) is judged by its strides, as PyTorch's own operators do.
     """
-    if x.dim() != 4:
+    stride = x.stride()
+    if len(stride) != 4:
         return torch.contiguous_format
-    _, sc, _, sw = x.stride()
+    _, sc, _, sw = stride
     return torch.channels_last if sc == 1 and sw >= x.shape[1] and not (sw == 1 and x.shape[3] > 1) else torch.contiguous_format
 
 

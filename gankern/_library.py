@@ -34,9 +34,22 @@ class NativeStatus:
         """None if ``backend`` ('cpu' or 'cuda') is loaded and has ``kernel``, else one line that says why it is not."""
         if not getattr(self, backend):
             return self.missing.get(backend, "not built")
-        if kernel is not None and not hasattr(torch.ops.gankern_native, f"{kernel}_{backend}"):
+        if kernel is not None and not _has(backend, kernel):
             return f"the native library is older than this checkout: it has no {kernel}_{backend}; to mend: {MEND}"
         return None
+
+
+_there: set[tuple[str, str]] = set()
+
+
+def _has(backend: str, kernel: str) -> bool:
+    """Whether the loaded libraries have a kernel. What was found is kept: asking PyTorch costs as much as a short call."""
+    if (backend, kernel) in _there:
+        return True
+    found = hasattr(torch.ops.gankern_native, f"{kernel}_{backend}")
+    if found:
+        _there.add((backend, kernel))
+    return found
 
 
 def native_can_run(backend: str, kernel: str, x: torch.Tensor) -> str | None:

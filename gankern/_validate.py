@@ -41,6 +41,8 @@ def integers(op: str, name: str, value: Any, forms: str, lengths: Sequence[int])
 
 def number(op: str, name: str, value: Any) -> float:
     """A finite real number as a float."""
+    if type(value) is float and -_LARGEST <= value <= _LARGEST:
+        return value
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{op}: {name} must be a real number, got {value!r}")
     if (

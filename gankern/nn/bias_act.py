@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -10,8 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from gankern import ops
-from gankern._activations import activation_funcs
-from gankern._dispatch import takes_reference
+from gankern._activations import activation_funcs, in_place, passes, settings
+from gankern._dispatch import small, takes_reference
+from gankern.ops.bias_act.backends import FORWARD
 from gankern.ops.bias_act.reference import bias_act_reference
 
 
@@ -21,13 +23,43 @@ def check_act(owner: str, act: str) -> None:
         raise ValueError(f"{owner}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
 
 
-def epilogue(x: Tensor, reference: bool, fresh: bool, **settings: Any) -> Tensor:
-    """bias_act; in place where ``x`` is ``fresh`` (nobody else holds it) and no gradient, or functorch, will ask for it."""
+@lru_cache(typed=True)
+def _activation(act: Any, alpha: Any, gain: Any, clamp: Any) -> tuple[int, tuple[str, float, float, float]]:
+    """Passes over an image, and the settings with the defaults filled in. A module asks for the same at every call."""
+    act, alpha, gain, clamp = settings("bias_act", act, alpha, gain, clamp)
+    return passes(act, gain, clamp), (act, alpha, gain, clamp)
+
+
+def epilogue(
+    x: Tensor,
+    reference: bool,
+    fresh: bool,
+    *,
+    b: Tensor | None = None,
+    dim: int = 1,
+    act: str = "linear",
+    alpha: float | None = None,
+    gain: float | None = None,
+    clamp: float | None = None,
+    **noise: Any,
+) -> Tensor:
+    """bias_act; in place where ``x`` is ``fresh`` (nobody else holds it) and no gradient, or functorch, will ask for it.
+
+    A fresh ``x`` comes back as it is where there is nothing to do.
+    """
     if reference:
-        return bias_act_reference(x, **settings)
+        return bias_act_reference(x, b, dim, act, alpha, gain, clamp, **noise)
+    if b is None and not noise and not torch.compiler.is_compiling():
+        steps, made = _activation(act, alpha, gain, clamp)
+        if steps == 0 and fresh:
+            return x
+        if small(x, steps):
+            if steps == 1 and fresh and act in in_place and not torch.is_grad_enabled():
+                return FORWARD.rows[-1].call(in_place[act], x, made[1])  # type: ignore[no-any-return]
+            return FORWARD.compose(x, None, None, 1, *made)  # type: ignore[no-any-return]
     if fresh and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not takes_reference():
-        return ops.bias_act_(x, **settings)
-    return ops.bias_act(x, **settings)
+        return ops.bias_act_(x, b, dim, act, alpha, gain, clamp, **noise)
+    return ops.bias_act(x, b, dim, act, alpha, gain, clamp, **noise)
 
 
 class BiasAct(nn.Module):
@@ -63,7 +95,7 @@ class BiasAct(nn.Module):
         check_act("BiasAct", act)
         self.bias = nn.Parameter(torch.zeros(channels)) if bias else None
         self.noise_strength = nn.Parameter(torch.zeros(())) if noise else None
-        self.settings = {"dim": dim, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
+        self.settings: dict[str, Any] = {"dim": dim, "act": act, "alpha": alpha, "gain": gain, "clamp": clamp}
         self.reference = reference
 
     def forward(self, x: Tensor, noise: Tensor | None = None) -> Tensor:
@@ -73,7 +105,7 @@ class BiasAct(nn.Module):
                 raise ValueError("BiasAct: noise is given, but the module was made with noise=False")
             return epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings)
         noise = _draw(x) if noise is None else noise
-        extra = {"noise": noise, "noise_strength": self.noise_strength}
+        extra: dict[str, Any] = {"noise": noise, "noise_strength": self.noise_strength}
         return epilogue(x, self.reference, fresh=False, b=self.bias, **self.settings, **extra)
 
     def extra_repr(self) -> str:
@@ -161,6 +193,16 @@ class Equalized(nn.Module):
         weight = self.weight * self.weight_gain if self.equalized else self.weight
         return weight.to(dtype), bias
 
+    def split(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor | None, Tensor | None]:
+        """The bias as (what the convolution or product of ``x`` adds, what the epilogue adds).
+
+        For large images the epilogue, which then needs no pass over them for the bias's gradient; for small ones what comes
+        before, which has the bias for nothing.
+        """
+        if self.reference or bias.dtype != weight.dtype or not small(x):
+            return None, bias
+        return bias, None
+
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""
         text = ", ".join(f"{k}={v!r}" for k, v in self.settings.items() if v is not None)
@@ -208,4 +250,7 @@ class Linear(Equalized):
     def forward(self, x: Tensor) -> Tensor:
         """Apply to ``x`` [..., in_features]."""
         weight, bias = self.scaled(x.dtype)
-        return epilogue(F.linear(x, weight), self.reference, fresh=True, b=bias, **self.settings)
+        inner = None
+        if bias is not None:
+            inner, bias = self.split(x, weight, bias)
+        return epilogue(F.linear(x, weight, inner), self.reference, fresh=True, b=bias, **self.settings)

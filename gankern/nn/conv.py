@@ -84,7 +84,10 @@ class Conv2d(Equalized):
         weight, bias = self.scaled(x.dtype)
         if self.up == self.down == 1:
             conv = conv2d_reference if self.reference else ops.conv2d
-            y = conv(x, weight, stride=self.stride, padding=self.padding, groups=self.groups)
+            inner = None
+            if bias is not None:
+                inner, bias = self.split(x, weight, bias)
+            y = conv(x, weight, inner, self.stride, self.padding, 1, self.groups)
         else:
             resample = conv2d_resample_reference if self.reference else ops.conv2d_resample
             y = resample(x, weight, self.resample_filter, self.up, self.down, self.padding, self.groups)
@@ -161,7 +164,10 @@ class ConvTranspose2d(Equalized):
         """Apply to ``x`` [N, in_channels, H, W]."""
         weight, bias = self.scaled(x.dtype)
         conv = conv_transpose2d_reference if self.reference else ops.conv_transpose2d
-        return epilogue(conv(x, weight, **self.geometry), self.reference, fresh=True, b=bias, **self.settings)
+        inner = None
+        if bias is not None:
+            inner, bias = self.split(x, weight, bias)
+        return epilogue(conv(x, weight, inner, *self.geometry.values()), self.reference, fresh=True, b=bias, **self.settings)
 
     def extra_repr(self) -> str:
         """Sizes and settings for print(module)."""

@@ -265,7 +265,7 @@ from op import fused_leaky_relu
 
 dist.init_process_group("gloo")
 model = torch.nn.parallel.DistributedDataParallel(torch.nn.Conv2d(3, 4, 3))
-fused_leaky_relu(model(torch.full((1, 3, 8, 8), 1.0 + dist.get_rank())), torch.zeros(4)).sum().backward()
+fused_leaky_relu(model(torch.full((1, 3, 132, 132), 1.0 + dist.get_rank())), torch.zeros(4)).sum().backward()
 gradients = [torch.empty(4, 3, 3, 3) for _ in range(2)]
 dist.all_gather(gradients, model.module.weight.grad)
 assert torch.equal(*gradients)

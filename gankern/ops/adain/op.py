@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._activations import activation_funcs
-from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, wanted
 from gankern._library import LIBRARY
 from gankern.ops.adain import arguments, backends
 from gankern.ops.adain.reference import (
@@ -88,7 +88,7 @@ def adain(
     if _dispatch.takes_reference():
         return adain_reference(x, scale, shift, eps, act, alpha, gain, **extra)
     x, scale, shift, noise, b, *settings = arguments.prepare(x, scale, shift, eps, act, alpha, gain, **extra)
-    y: Tensor = _ADAIN(x, *(without_leaf(t) for t in (scale, shift, noise, b)), *settings)[0]
+    y: Tensor = _ADAIN(x, scale, shift, noise, b, *settings)[0]
     return y
 
 

@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from gankern._activations import activation_funcs, representable
-from gankern._backends import kernel_table
+from gankern._activations import activation_funcs, passes, representable
+from gankern._backends import kernel, kernel_table
 from gankern._layout import empty_like
 from gankern.ops.bias_act import configs
 from gankern.ops.bias_act.geometry import dense, dense_as, geometry
@@ -35,15 +35,6 @@ def _contiguous(t: Tensor | None) -> Tensor | None:
 
 
 # ---- native and Triton: the same calls -------------------------------------------------------------------------------------
-def _kernels(backend: str) -> Any:
-    """The module or namespace that holds the backend's three functions, and their suffix."""
-    if backend == "triton":
-        from gankern.ops.bias_act import triton_kernels
-
-        return triton_kernels
-    return torch.ops.gankern_native
-
-
 def _forward(backend: str) -> Any:
     def run(x: Tensor, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
         x = dense(x)
@@ -58,10 +49,10 @@ def _forward_into(
     backend: str, x: Tensor, b: Any, noise: Any, y: Tensor, dim: int, act: str, alpha: float, gain: float, clamp: float
 ) -> None:
     if x.numel():
-        kernel = getattr(_kernels(backend), f"bias_act_{backend}")
         g = geometry(x, dim)
         limit = clamp if clamp < 0 else representable(clamp, x.dtype)
-        kernel(x, _contiguous(b), _contiguous(noise), y, *g, activation_funcs[act].index, alpha, gain, limit)
+        run = kernel("bias_act", backend, "bias_act")
+        run(x, _contiguous(b), _contiguous(noise), y, *g, activation_funcs[act].index, alpha, gain, limit)
 
 
 def _backward(backend: str) -> Any:
@@ -80,7 +71,7 @@ def _backward(backend: str) -> Any:
         db_partial = dy.new_empty((-(-g.positions // chunk), g.channels), dtype=wide) if mask[1] else None
         dnoise_partial = dy.new_empty((-(-g.channels // channel_chunk), g.positions), dtype=wide) if mask[2] else None
         limit = clamp if clamp < 0 else representable(clamp, dy.dtype)
-        getattr(_kernels(backend), f"bias_act_backward_{backend}")(
+        kernel("bias_act", backend, "bias_act_backward")(
             dy, saved if y is not None else None, saved if y is None else None, _contiguous(b), _contiguous(noise),
             dx if mask[0] else None, db_partial, dnoise_partial, chunk, channel_chunk,
             *g, activation_funcs[act].index, alpha, gain, limit,
@@ -107,7 +98,7 @@ def _double_backward(backend: str) -> Any:
         d_dy, d_saved = double_backward_outputs(dy, saved, mask)
         if dy.numel():
             limit = clamp if clamp < 0 else representable(clamp, dy.dtype)
-            getattr(_kernels(backend), f"bias_act_double_backward_{backend}")(
+            kernel("bias_act", backend, "bias_act_double_backward")(
                 dense_as(u, dy), _contiguous(u_b), _contiguous(u_noise), dy,
                 saved if y is not None else None, saved if y is None else None, _contiguous(b), _contiguous(noise),
                 d_dy if mask[0] else None, d_saved if mask[1] else None,
@@ -142,7 +133,11 @@ def _reference_double_backward(
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
-FORWARD = kernel_table("bias_act", "bias_act", _forward, _reference_forward)
+def _passes(x: Tensor, b: Any, noise: Any, dim: int, act: str, alpha: float, gain: float, clamp: float) -> int:
+    return (b is not None) + (noise is not None) + passes(act, gain, clamp)
+
+
+FORWARD = kernel_table("bias_act", "bias_act", _forward, _reference_forward, composed=bias_act_composed, passes=_passes)
 BACKWARD = kernel_table("bias_act_backward", "bias_act", _backward, _reference_backward)
 DOUBLE_BACKWARD = kernel_table("bias_act_double_backward", "bias_act", _double_backward, _reference_double_backward)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,13 +42,8 @@ def dense_as(t: Tensor | None, like: Tensor) -> Tensor | None:
 
 def geometry(x: Tensor, dim: int) -> Geometry:
     """Of the dense tensor ``x`` with the bias along ``dim``."""
-    shape = list(x.shape)
+    shape: Sequence[int] = x.shape
     if is_channels_last(x):
         shape = [shape[0], shape[2], shape[3], shape[1]]
         dim = {0: 0, 1: 3, 2: 1, 3: 2}[dim]
-    outer = inner = 1
-    for size in shape[:dim]:
-        outer *= size
-    for size in shape[dim + 1 :]:
-        inner *= size
-    return Geometry(outer, shape[dim], inner)
+    return Geometry(math.prod(shape[:dim]), shape[dim], math.prod(shape[dim + 1 :]))

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
-from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, run_in_place, wanted
 from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import arguments, backends
@@ -75,7 +75,7 @@ def bias_act(
     if _dispatch.takes_reference():
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     x, b, *rest = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
-    return _BIAS_ACT(x, without_leaf(b), *rest)
+    return _BIAS_ACT(x, b, *rest)
 
 
 def bias_act_(
@@ -119,7 +119,7 @@ def bias_act_(
     prepared = arguments.prepare(x, b, dim, act, alpha, gain, clamp, noise=noise, noise_strength=noise_strength)
     if _dispatch.standard():
         return x.copy_(bias_act_composed(*prepared))
-    torch.ops.gankern.bias_act_.default(*prepared)
+    run_in_place(torch.ops.gankern.bias_act_.default, backends.in_place, *prepared)
     return x
 
 

@@ -16,6 +16,8 @@ Pair = list[int]
 
 def pair(op: str, name: str, value: Any, least: int) -> Pair:
     """[y, x] from an int or [y, x], both at least ``least``."""
+    if type(value) is int and value >= least:
+        return [value, value]
     values = _validate.integers(op, name, value, "an int or [y, x]", (1, 2))
     if any(v < least for v in values):
         raise ValueError(f"{op}: {name} must be at least {least}, got {value!r}")

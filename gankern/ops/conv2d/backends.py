@@ -54,6 +54,15 @@ def _vendor(kind: str, arithmetic: Callable[..., Tensor]) -> Callable[..., Tenso
     """``arithmetic(first, second, third, stride, ...)`` in the promised layout, on any dtype, without autocast."""
 
     def run(first: Tensor, second: Tensor, *rest: Any) -> Tensor:
+        if (
+            plainly_nchw(first)
+            and plainly_nchw(second)
+            and not torch._C._is_any_autocast_enabled()
+            and not configs.channels_last_inside(kind, first, second, rest[1], rest[-1])
+        ):
+            # The usual case, in as few steps as it has.
+            y = arithmetic(first, second, *rest)
+            return y if y.is_contiguous() and 1 not in y.shape else as_promised(y, torch.contiguous_format)
         fmt = arguments.memory_format(first, second)
         inside = fmt
         if fmt == torch.contiguous_format and configs.channels_last_inside(kind, first, second, rest[1], rest[-1]):
@@ -62,21 +71,35 @@ def _vendor(kind: str, arithmetic: Callable[..., Tensor]) -> Callable[..., Tenso
         # The operands have their dtype already: a backward pass inside an autocast region must not have it changed.
         with _autocast.suspended(first.device):
             y = arithmetic(first, second, *rest)
-        if not y.is_contiguous(memory_format=fmt):
-            y = relayout(y, fmt)
-        if y.numel() == 0 or 1 in y.shape:
-            # One channel or one pixel is contiguous in both layouts, with strides of either.
-            made = torch.empty_like(y, memory_format=fmt)
-            return y if made.stride() == y.stride() else made.copy_(y)
-        return y
+        return as_promised(y, fmt)
 
     return run
 
 
+def plainly_nchw(x: Tensor) -> bool:
+    """Whether ``x`` [N, C, H, W], not empty, is contiguous, and NCHW by its strides where it is so in both layouts."""
+    return x.is_contiguous() and (x.stride(1) != 1 or x.stride(3) < x.shape[1]) and 0 not in x.shape
+
+
+def as_promised(y: Tensor, fmt: torch.memory_format) -> Tensor:
+    """``y`` dense in ``fmt``, with the strides that an empty tensor has."""
+    if not y.is_contiguous(memory_format=fmt):
+        y = relayout(y, fmt)
+    if y.numel() == 0 or 1 in y.shape:
+        # One channel or one pixel is contiguous in both layouts, with strides of either.
+        made = torch.empty_like(y, memory_format=fmt)
+        return y if made.stride() == y.stride() else made.copy_(y)
+    return y
+
+
+def needs_float32(x: Tensor, w: Tensor, groups: int) -> bool:
+    """Whether a convolution is one of those that do not return in half precision."""
+    return _needs_float32(x.device, x.dtype, groups, x.shape[1], w.shape[3])
+
+
 def _needs_float32(device: torch.device, dtype: torch.dtype, groups: int, channels: int, taps_x: int) -> bool:
     """PyTorch's depthwise convolutions in half precision on the CPU never return from 14 taps along x on (seen in 2.13)."""
-    half = dtype in (torch.bfloat16, torch.float16)
-    return half and device.type == "cpu" and groups == channels and groups > 1 and taps_x >= 14
+    return 1 < groups == channels and taps_x >= 14 and dtype in (torch.bfloat16, torch.float16) and device.type == "cpu"
 
 
 def _conv2d(x: Tensor, w: Tensor, b: Tensor | None, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
@@ -107,6 +130,11 @@ def _weight_gradient(
     w = weight_gradient_output(x, g, size)
     made = _aten.convolution_backward(g, x, w, None, stride, padding, dilation, False, [0, 0], groups, [False, True, False])
     return made[1]
+
+
+def _gradients(*args: Any) -> tuple[Tensor, Tensor, Tensor]:
+    made: tuple[Tensor, Tensor, Tensor] = _aten.convolution_backward(*args)
+    return made
 
 
 # ---- references -------------------------------------------------------------------------------------------------------------
@@ -141,4 +169,6 @@ def _table(name: str, vendor: Callable[..., Tensor], reference: Callable[..., Te
 
 CONV2D = _table("conv2d", _vendor("conv", _conv2d), _reference_conv2d)
 CONV_TRANSPOSE2D = _table("conv_transpose2d", _vendor("transpose", _conv_transpose2d), _reference_conv_transpose2d)
+# All of a convolution's, plain or transposed, in one call, where nobody differentiates them: as aten::convolution_backward.
+GRADIENTS = Table("conv2d_gradients", [Row("aten", lambda *_: None, _gradients)])
 WEIGHT_GRADIENT = _table("conv2d_weight_gradient", _vendor("weight", _weight_gradient), _reference_weight_gradient)

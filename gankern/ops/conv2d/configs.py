@@ -30,8 +30,10 @@ def channels_last_inside(kind: str, image: Tensor, other: Tensor, stride: Sequen
         stride: of the convolution, along y and x.
         groups: of the convolution.
     """
-    if kind == "weight" or groups > 1 or min(other.shape[:2]) < LEAST_CHANNELS or other.numel() > image.numel():
+    if kind == "weight" or groups > 1:
         return False
     half = image.dtype in (torch.bfloat16, torch.float16)
     strided = image.dtype == torch.float32 and kind == "transpose" and max(stride) > 1
-    return (half or strided) and image.device.type == "cpu" and native_can_run("cpu", "modulate", image) is None
+    if not (half or strided) or min(other.shape[:2]) < LEAST_CHANNELS or other.numel() > image.numel():
+        return False
+    return image.device.type == "cpu" and native_can_run("cpu", "modulate", image) is None

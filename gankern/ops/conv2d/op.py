@@ -17,12 +17,13 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, wanted
 from gankern._library import LIBRARY
 from gankern.ops.conv2d import arguments, backends
 from gankern.ops.conv2d.reference import conv2d_reference, conv_transpose2d_reference
 from gankern.ops.conv2d.samples import CONV2D_SAMPLES, CONV_TRANSPOSE2D_SAMPLES
 from gankern.ops.conv2d.scope import skipped_when_traced, weight_gradients_disabled
+from gankern.ops.conv2d.usual import Usual, run
 
 _GEOMETRY = "int[2] dilation, int groups"
 LIBRARY.define(f"conv2d(Tensor x, Tensor w, Tensor? b, int[2] stride, SymInt[2] padding, {_GEOMETRY}) -> Tensor")
@@ -70,10 +71,13 @@ def conv2d(
 
     Source: the adjoints of a linear map; README.md beside this file.
     """
+    plan = _USUAL.plan(input, weight, bias, (stride, padding, dilation, groups))
+    if plan is not None:
+        return run(plan, input, weight, bias)
     if _dispatch.takes_reference():
         return conv2d_reference(input, weight, bias, stride, padding, dilation, groups)
     x, w, b, *rest = arguments.prepare_conv2d(input, weight, bias, stride, padding, dilation, groups)
-    return _CONV2D(without_leaf(x), without_leaf(w), without_leaf(b), *rest)
+    return _CONV2D(x, w, b, *rest)
 
 
 def conv_transpose2d(
@@ -110,10 +114,13 @@ def conv_transpose2d(
 
     Source: the adjoint of :func:`conv2d`; README.md beside this file.
     """
+    plan = _USUAL_TRANSPOSE.plan(input, weight, bias, (stride, padding, output_padding, groups, dilation))
+    if plan is not None:
+        return run(plan, input, weight, bias)
     if _dispatch.takes_reference():
         return conv_transpose2d_reference(input, weight, bias, stride, padding, output_padding, groups, dilation)
     x, w, b, *rest = arguments.prepare_conv_transpose2d(input, weight, bias, stride, padding, output_padding, groups, dilation)
-    return _CONV_TRANSPOSE2D(without_leaf(x), without_leaf(w), without_leaf(b), *rest)
+    return _CONV_TRANSPOSE2D(x, w, b, *rest)
 
 
 # ---- implementations and fakes -----------------------------------------------------------------------------------------
@@ -210,6 +217,11 @@ _CONV_TRANSPOSE2D = Differentiable("conv_transpose2d", backends.CONV_TRANSPOSE2D
 _WEIGHT_GRADIENT = Differentiable(
     "conv2d_weight_gradient", backends.WEIGHT_GRADIENT, _weight_gradient_backward, _weight_gradient_setup_context
 )
+_USUAL = Usual(False, arguments.prepare_conv2d, backends.CONV2D, backends.conv2d_output, _conv2d_backward)
+_USUAL_TRANSPOSE = Usual(
+    True, arguments.prepare_conv_transpose2d, backends.CONV_TRANSPOSE2D, backends.conv_transpose2d_output,
+    _conv_transpose2d_backward,
+)  # fmt: skip
 
 _dispatch.register(
     _dispatch.OpSpec(

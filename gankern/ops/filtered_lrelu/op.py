@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, wanted
 from gankern._library import LIBRARY
 from gankern.ops.bias_act import bias_act
 from gankern.ops.filtered_lrelu import arguments, backends
@@ -89,7 +89,7 @@ def filtered_lrelu(
     p = arguments.prepare(x, fu, fd, b, up, down, padding, gain, slope, clamp, flip_filter)
     if torch.is_grad_enabled() and any(f is not None and f.requires_grad for f in (fu, fd)):
         return _composed(p)
-    return _FILTERED_LRELU(p.x, p.fu, p.fd, without_leaf(p.b), *p[4:])[0]  # type: ignore[no-any-return]
+    return _FILTERED_LRELU(p.x, p.fu, p.fd, p.b, *p[4:])[0]  # type: ignore[no-any-return]
 
 
 def _composed(p: Prepared) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, wanted
 from gankern._library import LIBRARY
 from gankern.ops.grid_sample import arguments, backends
 from gankern.ops.grid_sample.reference import double_backward_composed, grid_sample_reference
@@ -53,7 +53,7 @@ def grid_sample(input: Tensor, grid: Tensor) -> Tensor:
     if _dispatch.takes_reference():
         return grid_sample_reference(input, grid)
     x, grid = arguments.prepare(input, grid)
-    return _GRID_SAMPLE(without_leaf(x), without_leaf(grid))
+    return _GRID_SAMPLE(x, grid)
 
 
 # ---- implementations and fakes -----------------------------------------------------------------------------------------

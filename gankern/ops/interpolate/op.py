@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _dispatch
-from gankern._autograd import Differentiable, wanted, without_leaf
+from gankern._autograd import Differentiable, wanted
 from gankern._dtypes import wide
 from gankern._layout import empty_like
 from gankern._library import LIBRARY
@@ -47,7 +47,7 @@ def interpolate(real: Tensor, fake: Tensor, eps: Tensor) -> Tensor:
     if _dispatch.takes_reference():
         return interpolate_reference(real, fake, eps)
     real, fake, eps = arguments.prepare(real, fake, eps)
-    y: Tensor = _INTERPOLATE(without_leaf(real), without_leaf(fake), without_leaf(eps))
+    y: Tensor = _INTERPOLATE(real, fake, eps)
     return y
 
 

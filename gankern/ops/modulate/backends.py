@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from gankern import _layout
-from gankern._activations import activation_funcs, representable
+from gankern._activations import activation_funcs, passes, representable
 from gankern._backends import kernel, kernel_table
 from gankern._dtypes import wide
 from gankern._layout import empty_like
@@ -179,7 +179,11 @@ def _reference_double_backward(
 
 
 # ---- tables -----------------------------------------------------------------------------------------------------------------
-FORWARD = kernel_table("modulate", "modulate", _forward, _reference_forward)
+def _passes(x: Tensor, scale: Any, noise: Any, b: Any, act: str, alpha: float, gain: float, clamp: float) -> int:
+    return (scale is not None) + (noise is not None) + (b is not None) + passes(act, gain, clamp)
+
+
+FORWARD = kernel_table("modulate", "modulate", _forward, _reference_forward, composed=modulate_composed, passes=_passes)
 BACKWARD = kernel_table("modulate_backward", "modulate", _backward, _reference_backward)
 DOUBLE_BACKWARD = kernel_table("modulate_double_backward", "modulate", _double_backward, _reference_double_backward)
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from gankern import _dispatch
 from gankern._activations import activation_funcs, reference_tensor
-from gankern._autograd import Differentiable, composed_backward, wanted, without_leaf
+from gankern._autograd import Differentiable, composed_backward, run_in_place, wanted
 from gankern._layout import empty_like
 from gankern._library import LIBRARY
 from gankern.ops.modulate import arguments, backends
@@ -76,7 +76,7 @@ def modulate(
     if _dispatch.takes_reference():
         return modulate_reference(x, scale, noise, b, act, alpha, gain, clamp)
     x, scale, noise, b, *settings = arguments.prepare(x, scale, noise, b, act, alpha, gain, clamp)
-    return _MODULATE(x, without_leaf(scale), without_leaf(noise), without_leaf(b), *settings)
+    return _MODULATE(x, scale, noise, b, *settings)
 
 
 def modulate_(
@@ -116,7 +116,7 @@ def modulate_(
     prepared = arguments.prepare(x, scale, noise, b, act, alpha, gain, clamp)
     if _dispatch.standard():
         return x.copy_(modulate_composed(*prepared))
-    torch.ops.gankern.modulate_.default(*prepared)
+    run_in_place(torch.ops.gankern.modulate_.default, backends.in_place, *prepared)
     return x
 
 

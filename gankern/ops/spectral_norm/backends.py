@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from gankern import _autocast, _layout
+from gankern import _autocast, _dispatch, _layout
 from gankern._dispatch import Row, Table
 from gankern._dtypes import wide
 from gankern._layout import empty_like
@@ -66,6 +66,38 @@ def _reference_forward(weight: Tensor, u: Tensor, v: Tensor, sigma: Tensor, dim:
 
 def _reference_backward(dy: Tensor, weight: Tensor, *rest: Any) -> Tensor:
     return empty_like(weight).copy_(backward_composed(dy, weight, *rest)[0])
+
+
+def small(weight: Tensor, u: Tensor, v: Tensor) -> bool:
+    """Whether :func:`of_small` takes them: a small weight, which four passes go over, and buffers of its dtype."""
+    return (
+        _dispatch.small(weight, 4)
+        and type(u) is type(v) is Tensor
+        and u.dtype is v.dtype is weight.dtype
+        and not (u.requires_grad or v.requires_grad)
+    )
+
+
+def of_small(weight: Tensor, u: Tensor, v: Tensor, dim: int, count: int, eps: float) -> Tensor:
+    """The definition in as few steps as there are, of any order of differentiation, for weights that take no time themselves.
+
+    sigma = (W^T u) . v with the product at hand that the last iteration makes v from. For autograd u and v are constants, so
+    that the derivative of sigma in W is u v^T.
+    """
+    m = weight.flatten(1) if dim == 0 else matrix(weight, order(weight, dim))
+    left, right = u.detach(), v.detach()
+    if count == 0:
+        left, right = left.clone(), right.clone()  # a later call may change them before this one's backward
+        return weight / m.t().mv(left).dot(right)
+    plain = m.detach()
+    for i in range(count):
+        left = plain.mv(right)
+        left = left.div_(torch.linalg.vector_norm(left).clamp_min_(eps))
+        back = (m if i == count - 1 else plain).t().mv(left)
+        right = back.detach()
+        right = right / torch.linalg.vector_norm(right).clamp_min_(eps)
+    u.copy_(left), v.copy_(right)
+    return weight / back.dot(right)
 
 
 def _always(*_: Any) -> None:

@@ -53,6 +53,9 @@ def spectral_norm(
     if _dispatch.takes_reference():
         return spectral_norm_reference(weight, u, v, dim, n_power_iterations, eps)
     weight, u, v, dim, n_power_iterations, eps = arguments.prepare(weight, u, v, dim, n_power_iterations, eps)
+    if backends.small(weight, u, v):
+        made: Tensor = backends.FORWARD.rows[-1].call(backends.of_small, weight, u, v, dim, n_power_iterations, eps)
+        return made
     y: Tensor = _SPECTRAL_NORM(weight, *backends.iterate(weight, u, v, dim, n_power_iterations, eps), dim)
     return y
 
