@@ -21,7 +21,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """The options of this folder."""
     group = parser.getgroup("gankern", "gankern benchmarks")
     group.addoption("--quick", action="store_true", help="a few rows per op, under 5 minutes on 2 CPU cores (default)")
+    group.addoption("--smoke", action="store_true", help="the quick rows once each: that they work, not how fast")
     group.addoption("--full", action="store_true", help="all samples, dtypes, layouts and directions: the record")
+    group.addoption("--goals-only", action="store_true", help="of --full the rows that have a goal, in fewer rounds")
     group.addoption("--goals", action="store_true", help="a missed goal fails its row (otherwise goals are only reported)")
     group.addoption("--results", metavar="DIR", help="folder of the results (default: benchmarks/results/latest)")
     group.addoption("--record", action="store_true", help="write to the committed folder benchmarks/results/<device>")
@@ -33,8 +35,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Check the options; leave the table to us."""
     if not config.pluginmanager.hasplugin("benchmark"):
         raise pytest.UsageError("benchmarks need pytest-benchmark: pip install -e '.[bench]'")
-    if config.getoption("--quick", False) and config.getoption("--full", False):
-        raise pytest.UsageError("--quick and --full exclude each other")
+    given = [name for name in ("--quick", "--smoke", "--full") if config.getoption(name, False)]
+    if len(given) > 1:
+        raise pytest.UsageError(f"{' and '.join(given)} exclude each other")
+    if config.getoption("--goals-only", False) and given not in ([], ["--full"]):
+        raise pytest.UsageError(f"--goals-only is about the rows of --full, not of {given[0]}")
     if config.getoption("--record", False) and config.getoption("--results", None):
         raise pytest.UsageError("--record and --results exclude each other: both say where results go")
     threads = config.getoption("--bench-threads", None)
@@ -50,7 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def _mode(config: pytest.Config) -> str:
-    return "full" if config.getoption("--full", False) else "quick"
+    return cli.run_of(*(config.getoption(name, False) for name in ("--smoke", "--full", "--goals-only")))
 
 
 def _device(config: pytest.Config) -> torch.device:
@@ -122,5 +127,6 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
         return
     complete = {row.key for row in config.stash[PLANNED]} == {result["key"] for result in session.results.rows}
     terminalreporter.section(f"gankern benchmarks, --{session.mode}")
-    for line in cli.closing(session, complete):
+    # What is committed has its plots on the page that `gankern bench --report` writes.
+    for line in cli.closing(session, complete, drawn=not config.getoption("--record", False)):
         terminalreporter.write_line(line)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.torch_version import TorchVersion
 
 from gankern.bench.common import BenchError
+from gankern.bench.networks import fill
 
 
 @dataclass(frozen=True)
@@ -250,12 +251,3 @@ def networks_of(codebase: Codebase, tree: Path, settings: Mapping[str, Any]) -> 
             file = getattr(sys.modules[name], "__file__", None)
             if name in MISSING or (file is not None and Path(file).is_relative_to(tree)):
                 del sys.modules[name]
-
-
-def fill(network: nn.Module) -> None:
-    """Random numbers for biases, noise strengths and last layers that start as zeros: they would hide other gradients."""
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                fan_in = parameter[0].numel() if parameter.dim() > 1 else 100
-                parameter.normal_(0, fan_in**-0.5)

@@ -35,13 +35,14 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from benchmarks.peer_codebases import CODEBASES, Codebase, Model, Networks, networks_of
 from gankern import _usage
-from gankern._files import write_json, write_text
+from gankern._files import write_json
 from gankern.bench import machine
 from gankern.bench.common import BenchError, seconds, times
+from gankern.bench.convolutions import Convolutions
+from gankern.bench.pages import write_section
 from gankern.bench.timing import Stats, no_garbage_collection
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -149,54 +150,6 @@ def difference(ours: Results, own: Results) -> tuple[float, str]:
         if not apart <= worst[0]:
             worst = (apart if apart == apart else float("inf"), name)
     return worst
-
-
-# ---- convolutions alone ------------------------------------------------------------------------------------------------
-_CONVOLUTIONS = (torch.ops.aten.convolution.default, torch.ops.aten.convolution_backward.default)
-_WEIGHT = {_CONVOLUTIONS[0]: 1, _CONVOLUTIONS[1]: 2}
-_GROUPS = {_CONVOLUTIONS[0]: 8, _CONVOLUTIONS[1]: 9}
-
-
-class Convolutions(TorchDispatchMode):
-    """Notes the convolutions that PyTorch is asked for, and can repeat each alone."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: dict[tuple[Any, ...], int] = {}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in _CONVOLUTIONS:
-            depthwise = args[_GROUPS[func]] > 1 and args[_WEIGHT[func]].shape[1] == 1
-            if not depthwise:
-                key = (func, *(_frozen(argument) for argument in args))
-                self.calls[key] = self.calls.get(key, 0) + 1
-        return func(*args, **(kwargs or {}))
-
-    def seconds(self) -> float:
-        """Time of all of them, each kind measured alone (over 10 ms at least) and counted as often as it was called."""
-        total = 0.0
-        for (func, *frozen), count in self.calls.items():
-            args = [_thawed(argument) for argument in frozen]
-            func(*args)
-            runs, start = 0, time.perf_counter()
-            while runs == 0 or time.perf_counter() - start < 0.01:
-                func(*args)
-                runs += 1
-            total += count * (time.perf_counter() - start) / runs
-        return total
-
-
-def _frozen(argument: Any) -> Any:
-    if isinstance(argument, Tensor):
-        return ("tensor", tuple(argument.shape), tuple(argument.stride()), argument.dtype)
-    return tuple(argument) if isinstance(argument, (list, tuple)) else argument
-
-
-def _thawed(argument: Any) -> Any:
-    if isinstance(argument, tuple) and argument[:1] == ("tensor",):
-        _, shape, strides, dtype = argument
-        return torch.empty_strided(shape, strides, dtype=dtype).fill_(0.5)
-    return list(argument) if isinstance(argument, tuple) else argument
 
 
 # ---- measuring ---------------------------------------------------------------------------------------------------------
@@ -326,16 +279,7 @@ def section(files: Sequence[Path]) -> str:
 
 def write_docs(path: Path, files: Sequence[Path], check: bool) -> int:
     """Put the tables between the marks of a page, or with ``check`` say whether they stand there."""
-    text = path.read_text(encoding="utf-8")
-    if text.count(BEGIN) != 1 or text.count(END) != 1:
-        raise BenchError(f"{path}: needs the lines {BEGIN!r} and {END!r} once each")
-    head, rest = text.split(BEGIN)
-    new = head + section(files) + rest.split(END)[1]
-    if check:
-        print(f"{path.name} {'agrees' if new == text else 'does not agree'} with the results")
-        return int(new != text)
-    write_text(path, new)
-    return 0
+    return write_section(path, BEGIN, END, section(files), check)
 
 
 # ---- command line ------------------------------------------------------------------------------------------------------

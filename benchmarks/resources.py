@@ -153,6 +153,23 @@ def specialisation(case: Any) -> tuple[Any, ...]:
     return (*key, *sorted((name, str(value)) for name, value in case.constants.items()))
 
 
+@cache
+def cases_of(op: str) -> tuple[Any, ...]:
+    """The launches of an op's Triton kernels; found once, as running all samples on fake tensors takes seconds."""
+    try:
+        module = importlib.import_module(f"gankern.ops.{op}.triton_kernels")
+    except ModuleNotFoundError as error:
+        # An op without Triton kernels, or one that shares another's folder.
+        if error.name not in (f"gankern.ops.{op}", f"gankern.ops.{op}.triton_kernels"):
+            raise
+        return ()
+    if not hasattr(module, "compile_cases"):
+        print(f"{op}: its Triton kernels offer no compile_cases(), nothing is compiled")
+        return ()
+    # Benchmark samples (those that ask for vectors) first: they are the ones that stand for a kernel and dtype.
+    return tuple(sorted(module.compile_cases(), key=lambda case: case.vector == (0, 0)))
+
+
 def triton_cases(op: str | None, first: bool) -> list[tuple[str, Any]]:
     """(name, case): every specialisation that differs, or (not ``first``) one per kernel and dtype."""
     import gankern.ops  # noqa: F401  (registers the ops)
@@ -162,18 +179,7 @@ def triton_cases(op: str | None, first: bool) -> list[tuple[str, Any]]:
     for name in OPS:
         if op not in (None, name):
             continue
-        try:
-            module = importlib.import_module(f"gankern.ops.{name}.triton_kernels")
-        except ModuleNotFoundError as error:
-            # An op without Triton kernels, or one that shares another's folder.
-            if error.name not in (f"gankern.ops.{name}", f"gankern.ops.{name}.triton_kernels"):
-                raise
-            continue
-        if not hasattr(module, "compile_cases"):
-            print(f"{name}: its Triton kernels offer no compile_cases(), nothing is compiled")
-            continue
-        # Benchmark samples (those that ask for vectors) first: they are the ones that stand for a kernel and dtype.
-        for case in sorted(module.compile_cases(), key=lambda case: case.vector == (0, 0)):
+        for case in cases_of(name):
             key = specialisation(case) if first else (name, case.name, case.dtype)
             known = cases.get(key)
             # Triton leaves vectors to alignment: of equal specialisations the one that asks for most stands.

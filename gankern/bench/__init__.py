@@ -4,10 +4,12 @@
 
 - ``rows``: which rows there are (op, sample, dtype, layout, direction, backend);
 - ``case``: the commands of a row; ``extras``: more contenders for some ops;
-- ``timing``, ``memory``: how time and peak memory are measured;
+- ``steps``, ``models``, ``networks``, ``inference``, ``metrics``: rows of more than one op; ``convolutions``: their ceiling;
+- ``timing``, ``memory``: how time and peak memory are measured; ``scaling``: how both grow;
 - ``goals``: what the numbers should be, as data;
 - ``session``: measures rows and keeps the result file (``results``, ``machine``);
-- ``table``, ``plots``, ``report``, ``compare``: what is made of result files.
+- ``table``, ``plots``, ``report``, ``compare``: what is made of result files;
+- ``performance``, ``figures``, ``pages``: docs/performance.md and README's results.
 """
 
 from __future__ import annotations

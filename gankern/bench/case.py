@@ -20,6 +20,7 @@ from torch import Tensor
 from gankern._dispatch import use_backend
 from gankern.bench import rows
 from gankern.bench.extras import EXTRAS
+from gankern.bench.networks import SPECS as NETWORKS
 from gankern.bench.rows import BEST, Facts, Row
 from gankern.bench.timing import Call, Contender
 from gankern.testing import in_float64
@@ -57,10 +58,13 @@ class Case:
         self.cotangents = cotangents(self.facts, device, row.direction) if row.direction != "forward" else []
         self._results: dict[str, list[Tensor | None]] = {}
         self.contenders = [Contender(OURS, self._ours()), Contender(EAGER, self._command(self.spec.reference))]
-        if row.compile:
+        if row.compile and row.op not in NETWORKS:
             self.contenders.append(Contender(COMPILE, self._command(self._compiled())))
         for name, call in EXTRAS.get(row.op, lambda *_: {})(row, self.kwargs).items():
             self.contenders.append(Contender(name, call))
+        self.copied = 0
+        if row.op in rows.STEPS or row.op in rows.METRICS:  # no kernel, whose traffic would be comparable with a copy's
+            return
         copied, target = _copied(copy_bytes(self.facts, device.type), device)
         self.copied = copied.nbytes
         self.contenders.append(Contender(COPY, copied.clone))
@@ -86,6 +90,12 @@ class Case:
         if hasattr(torch._dynamo.config, "trace_autograd_ops"):
             torch._dynamo.config.trace_autograd_ops = True  # a step with a penalty in one graph, where this torch can
         return torch.compile(self.spec.reference, dynamic=False)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of the first tensor."""
+        first = next((v for v in self.kwargs.values() if isinstance(v, Tensor)), None)
+        return self.facts.shape or (() if first is None else tuple(first.shape))
 
     @property
     def bytes(self) -> int:

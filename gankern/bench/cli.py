@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from gankern.bench import compare, machine, plots, report, rows, session, table
+from gankern.bench import compare, machine, performance, plots, report, rows, scaling, session, table
 from gankern.bench.common import BenchError
 from gankern.bench.results import load
 
@@ -23,7 +23,14 @@ def parser() -> argparse.ArgumentParser:
     )
     mode = made.add_mutually_exclusive_group()
     mode.add_argument("--quick", action="store_true", help="a few rows per op, under 5 minutes on 2 CPU cores (default)")
+    mode.add_argument("--smoke", action="store_true", help="the quick rows once each: that they work, not how fast")
     mode.add_argument("--full", action="store_true", help="all samples, dtypes, layouts and directions: the record")
+    mode.add_argument("--goals-only", action="store_true", help="the rows of --full that have a goal, in fewer rounds")
+    made.add_argument(
+        "--scaling",
+        action="store_true",
+        help="cost against batch, resolution, channels, taps, threads; memory; import time (with --smoke: a few sizes, once)",
+    )
     made.add_argument("--goals", action="store_true", help="exit with 1 if a goal is missed")
     made.add_argument("--op", action="append", metavar="NAME", help="only this op (may be given several times)")
     made.add_argument("--device", metavar="cpu|cuda", help="default: cuda where there is a GPU")
@@ -35,8 +42,13 @@ def parser() -> argparse.ArgumentParser:
         help="where results go (default: benchmarks/results/latest in a checkout, else gankern-bench); for --report the page",
     )
     made.add_argument(
-        "--report", nargs="+", type=Path, metavar="FILE_OR_DIR", help="write one page from result files; needs --out"
+        "--report",
+        nargs="*",
+        type=Path,
+        metavar="FILE_OR_DIR",
+        help="write one page from result files, with --out; without any, docs/performance.md from the committed ones",
     )
+    made.add_argument("--check", action="store_true", help="with --report alone: exit with 1 if the page is not up to date")
     made.add_argument(
         "--compare", nargs=2, type=Path, metavar=("OLD.json", "NEW.json"), help="compare two result files row by row"
     )
@@ -50,6 +62,11 @@ def parser() -> argparse.ArgumentParser:
     return made
 
 
+def run_of(smoke: bool, full: bool, goals_only: bool) -> str:
+    """The run (``rows.RUNS``) that the options mean."""
+    return "goals" if goals_only else "smoke" if smoke else "full" if full else "quick"
+
+
 def default_folder() -> Path:
     """Results of a run that names no folder: the git-ignored one of a checkout, else one in the current folder."""
     results = machine.ROOT / "benchmarks"
@@ -60,8 +77,10 @@ def run(argv: Sequence[str] | None = None) -> int:
     """Run the command; see the module's and the parser's texts."""
     arguments = parser().parse_args(argv)
     try:
-        if arguments.report:
-            return _report(arguments)
+        if arguments.check and arguments.report != []:
+            raise BenchError("--check goes with --report without files")
+        if arguments.report is not None:
+            return _report(arguments) if arguments.report else _page(arguments)
         if arguments.compare:
             return _compare(arguments)
         return _measure(arguments)
@@ -80,6 +99,25 @@ def _report(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def _page(arguments: argparse.Namespace) -> int:
+    if arguments.out is not None:
+        raise BenchError("--report --out PAGE needs the result files; without them it writes docs/performance.md")
+    done = performance.write(check=arguments.check)
+    if not arguments.check:
+        print(f"docs/performance.md: written, with {len(done) - 1} plots")
+        return 0
+    print("docs/performance.md agrees with the results" if not done else f"not as the results say: {', '.join(done)}")
+    return int(bool(done))
+
+
+def _scaling(arguments: argparse.Namespace, mode: str, device: torch.device, folder: Path) -> int:
+    if arguments.op or arguments.goals:
+        raise BenchError("--scaling measures what it measures: without --op and --goals")
+    scaling.run(folder / "scaling.json", mode, device)
+    print(f"written: {folder / 'scaling.json'}")
+    return 0
+
+
 def _compare(arguments: argparse.Namespace) -> int:
     old, new = map(load, arguments.compare)
     changes = compare.compare(old, new, arguments.by, arguments.tolerance)
@@ -88,18 +126,20 @@ def _compare(arguments: argparse.Namespace) -> int:
 
 
 def _measure(arguments: argparse.Namespace) -> int:
-    mode = "full" if arguments.full else "quick"
+    mode = run_of(arguments.smoke, arguments.full, arguments.goals_only)
     if arguments.threads is not None:
         if arguments.threads < 1:
             raise BenchError(f"--threads must be at least 1, got {arguments.threads}")
         torch.set_num_threads(arguments.threads)
     device = machine.device(arguments.device)
-    planned = rows.plan(mode, device, arguments.op)
-    if not planned:
-        raise BenchError(f"no {mode} rows for {', '.join(arguments.op or ['any op'])} on {device.type}")
     folder = arguments.out or default_folder()
     if folder.exists() and not folder.is_dir():
         raise BenchError(f"--out {folder}: is a file, results need a folder")
+    if arguments.scaling:
+        return _scaling(arguments, "quick" if arguments.smoke else "full", device, folder)
+    planned = rows.plan(mode, device, arguments.op)
+    if not planned:
+        raise BenchError(f"no {mode} rows for {', '.join(arguments.op or ['any op'])} on {device.type}")
     bench = session.Session(mode, device, folder, len(planned))
     print(table.machine_line(bench.machine), flush=True)
     failures, code = [], 0
@@ -127,10 +167,11 @@ def _measure(arguments: argparse.Namespace) -> int:
     return code or int(bool(failures))
 
 
-def closing(bench: session.Session, complete: bool) -> list[str]:
-    """Save the file and the plots; the table and where everything was written."""
+def closing(bench: session.Session, complete: bool, drawn: bool = True) -> list[str]:
+    """Save the file and, if they are to be ``drawn``, the plots; the table and where everything was written."""
     bench.results.finish(complete)
-    files, note = plots.write(bench.results.data, bench.results.path.parent) if bench.results.rows else ([], None)
+    drawn = drawn and bool(bench.results.rows)
+    files, note = plots.write(bench.results.data, bench.results.path.parent) if drawn else ([], None)
     lines = ["", table.text(bench.results.rows), "", table.machine_line(bench.machine)]
     lines.append("written: " + ", ".join(str(path) for path in (bench.results.path, *files)))
     return [*lines, *([note] if note else [])]

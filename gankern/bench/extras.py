@@ -13,7 +13,9 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from gankern.bench.inference import EXTRAS as INFERENCE_EXTRAS
 from gankern.bench.metrics import CONTENDERS as METRIC_CONTENDERS
+from gankern.bench.networks import CONTENDERS as NETWORK_CONTENDERS
 from gankern.bench.penalised import CONTENDERS
 from gankern.bench.rows import Row
 from gankern.bench.steps import PATCHED
@@ -97,4 +99,6 @@ EXTRAS: dict[str, Callable[[Row, dict[str, Any]], dict[str, Callable[[], Any]]]]
     "adain": _instance_norm,
     "modulated_conv2d": _modulated_conv2d,
     **METRIC_CONTENDERS,
+    **NETWORK_CONTENDERS,
+    **INFERENCE_EXTRAS,
 }

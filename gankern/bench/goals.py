@@ -95,6 +95,23 @@ GOALS: tuple[Goal, ...] = (
         for sample in ("r3gan_*", "resnet_*")
     ),
     Goal("penalised_step", "stylegan2_*", "forward", "float32", "nchw", "cpu", "speedup_eager", 1.15, 1.3),
+    # Whole networks: StyleGAN2 with channel_base 32768, forward, step of the generator, path length, R1 step.
+    *(
+        Goal(f"network_{phase}", sample, "forward", "float32", "nchw", "cpu", "speedup_eager", must, stretch)
+        for sample, bounds in (
+            (
+                "stylegan2_128_b4",
+                {"forward": (1.3, 1.8), "step": (1.5, 1.9), "path_length": (1.6, 2.1), "r1_step": (1.15, 1.3)},
+            ),
+            ("stylegan3_t_128_b1", {"forward": (3.5, 4.5), "step": (3.2, 4), "path_length": (4, 5.5)}),
+            ("stylegan3_r_64_b1", {"forward": (8, 12), "step": (4, 6), "path_length": (8, 15)}),
+        )
+        for phase, (must, stretch) in bounds.items()
+    ),
+    *(
+        Goal(f"network_{phase}", "stylegan2_128_b4", "forward", "float32", "nchw", "cpu", "time_over_bf16_autocast", 1.6, 2)
+        for phase in ("forward", "step")
+    ),
     # GPU: bfloat16, channels_last, device time.
     Goal(
         "second_order_weight_gradient",
@@ -149,6 +166,57 @@ GOALS: tuple[Goal, ...] = (
     # Forward, backward and double backward end to end, with the penalty's own passes, which are PyTorch's on both sides.
     Goal("bias_act", "*", "double_backward", "bfloat16", "channels_last", "cuda", "speedup_eager", 3.5, 4),
 )
+
+
+@dataclass(frozen=True)
+class Reason:
+    """Why a goal is not reached: what was measured, as with a profile or against a roofline, never a guess.
+
+    Attributes:
+        op, sample, direction, kind: as of a :class:`Goal`; ``sample`` may be several patterns, separated by '|'.
+        metric: of the goal, or '*'.
+        text: the reason, with its numbers.
+        layout: a pattern. Default '*'.
+    """
+
+    op: str
+    sample: str
+    direction: str
+    kind: str
+    metric: str
+    text: str
+    layout: str = "*"
+
+
+_ALONE = "the layer's convolutions alone (CPU time of one thread, November 2026)"
+
+REASONS: tuple[Reason, ...] = (
+    Reason(
+        "modulated_conv2d", "stylegan2_64x128_b4", "forward", "cpu", "time_over_plain_conv",
+        "40.3 ms of its 48.4 ms are the convolution (CPU time of one thread, November 2026), the rest is the pass that scales, "
+        "adds and rectifies 64 channels",
+    ),
+    Reason(
+        "modulated_conv2d", "stylegan2_64x128_b4", "backward", "cpu", "speedup_eager",
+        f"the ceiling is 1.48x: eager takes 166 ms, {_ALONE} 112 ms",
+    ),
+    Reason(
+        "path_length_step", "stylegan2_64x128_b4", "forward", "cpu", "speedup_eager",
+        f"the ceiling is 1.85x: eager takes 845 ms, {_ALONE} 457 ms; ours 661 ms",
+    ),
+)  # fmt: skip
+"""What is known. A row's own numbers say more: its share of a copy, its ceiling (``performance.why``)."""
+
+
+def reason(row: Row, kind: str, metric: str, reasons: Sequence[Reason] | None = None) -> str:
+    """The measured reasons for a row's missed goal, '' where nobody has measured one."""
+    found = []
+    for each in REASONS if reasons is None else reasons:
+        pairs = ((row.op, each.op), (row.direction, each.direction), (row.layout, each.layout), (metric, each.metric))
+        sampled = any(fnmatchcase(row.sample, pattern) for pattern in each.sample.split("|"))
+        if each.kind == kind and sampled and all(fnmatchcase(value, pattern) for value, pattern in pairs):
+            found.append(each.text)
+    return "; ".join(found)
 
 
 def judge(row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS) -> list[dict[str, Any]]:

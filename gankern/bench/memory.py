@@ -20,6 +20,16 @@ def peak(call: Callable[[], Any], device: torch.device) -> int | None:
     return _peak_cuda(call, device) if device.type == "cuda" else _peak_cpu(call)
 
 
+def peak_and_result(call: Callable[[], Any], device: torch.device) -> tuple[int | None, Any]:
+    """:func:`peak`, and what the call returned."""
+    kept: list[Any] = []
+
+    def keep() -> None:
+        kept.append(call())
+
+    return peak(keep, device), kept.pop()
+
+
 def high_water(changes: Iterable[tuple[int, int]]) -> int:
     """Largest running sum of (time, bytes) events, at least 0."""
     level = top = 0

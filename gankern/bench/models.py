@@ -21,29 +21,11 @@ from torch import Tensor, nn
 from gankern import losses
 from gankern._dispatch import OpSpec
 from gankern._samples import Sample
+from gankern._scopes import own_random
 from gankern.models import FAMILIES, GAN, ModelConfig, example_inputs, from_config
 
 BATCH = 4
 _STATE, _GENERATOR, _CRITIC = "gan.", "generator_", "critic_"
-
-# (real logits, fake logits) to the critic's loss, and to the generator's.
-_LOSSES: dict[str, tuple[Callable[[Tensor, Tensor], Tensor], Callable[[Tensor, Tensor], Tensor]]] = {
-    "minimax": (
-        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
-        lambda real, fake: -F.softplus(fake).mean(),
-    ),
-    "nonsaturating": (
-        lambda real, fake: F.softplus(-real).mean() + F.softplus(fake).mean(),
-        lambda real, fake: F.softplus(-fake).mean(),
-    ),
-    "lsgan": (
-        lambda real, fake: (real - 1).square().mean() + fake.square().mean(),
-        lambda real, fake: (fake - 1).square().mean(),
-    ),
-    "hinge": (lambda real, fake: F.relu(1 - real).mean() + F.relu(1 + fake).mean(), lambda real, fake: -fake.mean()),
-    "wasserstein": (lambda real, fake: fake.mean() - real.mean(), lambda real, fake: -fake.mean()),
-    "relativistic": (lambda real, fake: F.softplus(fake - real).mean(), lambda real, fake: F.softplus(real - fake).mean()),
-}
 
 # Changes to ``tiny`` for families whose step takes a few milliseconds there, most of them Python's.
 _SIZES: dict[str, dict[str, Any]] = {
@@ -69,8 +51,7 @@ def _make(name: str) -> Callable[..., dict[str, Any]]:
     """Inputs of both networks and their whole state, the same for every dtype but for its rounding."""
 
     def make(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
+        with own_random(0):
             gan = from_config(_config(name))
         kwargs: dict[str, Any] = {"family": name}
         # A seed with which no rectifier stands at its kink, which a penalty would feel.
@@ -126,35 +107,54 @@ def _single(gan: GAN, ops: str, given: list[Tensor], real: list[Tensor]) -> tupl
     """The step of one generator and one critic."""
     family = gan.family
     generator: Any = gan.generator
-    critic: Any = gan.discriminator  # some have more methods than forward
-    critic_loss, generator_loss = _LOSSES[family.loss]
-    terms = dict(family.penalties or {})
+    loss, terms = losses.adversarial(family.loss), dict(family.penalties or {})
     fake = generator(*given)
     component = generator.component(given[0]) if "classifier" in terms else None
     # What the critic is told beside the image: the classes, or the image that the generator started from.
     beside = given[1:] if family.task == "latent" else real[1:]
+    gradients = critic_gradients(gan, ops, real, fake.detach(), beside, _kept, component)
+    real_logits = gan.discriminator(*real).detach() if loss.needs_real else None
+    fake_logits, apart = _judged(gan.discriminator, fake, beside, component)
+    total = loss.generator(fake_logits, real_logits) + terms.get("classifier", 0.0) * apart
+    if "l1" in terms:
+        total = total + terms["l1"] * F.l1_loss(fake, real[0])
+    return gradients, _gradients(total, generator)
+
+
+def critic_gradients(
+    gan: GAN, ops: str, real: list[Tensor], fake: Tensor, beside: list[Tensor], kept: dict[str, Any], component: Any = None
+) -> Tensor:
+    """The norm of the gradients of a critic's step: its loss, and the R1, R2 or WGAN-GP penalty of its family.
+
+    Args:
+        gan: both networks.
+        ops: 'fused': penalties from gankern.losses, by the merged gradient where the critic allows it; 'reference': double
+            backward in plain PyTorch.
+        real: the critic's arguments.
+        fake: generated images.
+        beside: the critic's other arguments for these.
+        kept: remembers how the merged gradient went about this critic.
+        component: which of several generators made each image, or None.
+    """
+    critic: Any = gan.discriminator  # some have more methods than forward
+    loss, terms = losses.adversarial(gan.family.loss), dict(gan.family.penalties or {})
     gammas = terms.get("r1", 0.0), terms.get("r2", 0.0)
     if ops == "fused" and any(gammas) and not beside:
-        gradients = _norm(_merged(critic, critic_loss, *gammas).gradients(real[0], fake.detach()))
-    else:
-        pair = [real[0].detach(), fake.detach()]
-        pair = [x.requires_grad_() if gamma else x for x, gamma in zip(pair, gammas, strict=True)]
-        fake_logits, apart = _judged(critic, pair[1], beside, component)
-        logits = [critic(pair[0], *real[1:]), fake_logits]
-        total = critic_loss(*logits) + apart
-        for x, y, gamma in zip(pair, logits, gammas, strict=True):
-            if gamma:
-                (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
-                total = total + gamma / 2 * g.square().sum((1, 2, 3)).mean()
-        if "wgan_gp" in terms:
-            total = total + _between(critic, ops, pair[0], pair[1], terms["wgan_gp"])
-        gradients = _gradients(total, critic)
-    real_logits = critic(*real).detach() if family.loss == "relativistic" else torch.zeros(())
-    fake_logits, apart = _judged(critic, fake, beside, component)
-    loss = generator_loss(real_logits, fake_logits) + terms.get("classifier", 0.0) * apart
-    if "l1" in terms:
-        loss = loss + terms["l1"] * F.l1_loss(fake, real[0])
-    return gradients, _gradients(loss, generator)
+        if "step" not in kept:
+            kept["step"] = losses.PenalizedStep(critic, loss, *gammas)
+        return norm(kept["step"].gradients(real[0], fake))
+    pair = [real[0].detach(), fake]
+    pair = [x.detach().requires_grad_() if gamma else x for x, gamma in zip(pair, gammas, strict=True)]
+    fake_logits, apart = _judged(critic, pair[1], beside, component)
+    logits = [critic(pair[0], *real[1:]), fake_logits]
+    total = loss.discriminator(*logits) + apart
+    for x, y, gamma in zip(pair, logits, gammas, strict=True):
+        if gamma:
+            (g,) = torch.autograd.grad(y.sum(), x, create_graph=True)
+            total = total + gamma / 2 * g.square().sum((1, 2, 3)).mean()
+    if "wgan_gp" in terms:
+        total = total + _between(critic, ops, pair[0], pair[1], terms["wgan_gp"])
+    return _gradients(total, critic)
 
 
 def _judged(critic: Any, fake: Tensor, beside: list[Tensor], component: Tensor | None) -> tuple[Tensor, Tensor | float]:
@@ -167,26 +167,19 @@ def _judged(critic: Any, fake: Tensor, beside: list[Tensor], component: Tensor |
 
 def _unpaired(gan: GAN, images: list[Tensor]) -> tuple[Tensor, ...]:
     """The step of CycleGAN."""
-    critic_loss, generator_loss = _LOSSES[gan.family.loss]
-    terms, generator, none = dict(gan.family.penalties or {}), gan.generator, torch.zeros(())
+    adversarial = losses.adversarial(gan.family.loss)
+    terms, generator = dict(gan.family.penalties or {}), gan.generator
     a, b = images
     fake_b, fake_a = generator(a, b)
     real, fake = gan.discriminator(a, b), gan.discriminator(fake_a.detach(), fake_b.detach())
-    gradients = _gradients(critic_loss(real[0], fake[0]) + critic_loss(real[1], fake[1]), gan.discriminator)
-    loss = sum((generator_loss(none, y) for y in gan.discriminator(fake_a, fake_b)), torch.zeros(()))
+    critics = adversarial.discriminator(real[0], fake[0]) + adversarial.discriminator(real[1], fake[1])
+    gradients = _gradients(critics, gan.discriminator)
+    loss = sum((adversarial.generator(y) for y in gan.discriminator(fake_a, fake_b)), torch.zeros(()))
     back_b, back_a = generator(fake_a, fake_b)
     loss = loss + terms["cycle"] * (F.l1_loss(back_a, a) + F.l1_loss(back_b, b))
     same_b, same_a = generator(b, a)
     loss = loss + terms["identity"] * (F.l1_loss(same_a, a) + F.l1_loss(same_b, b))
     return gradients, _gradients(loss, generator)
-
-
-def _merged(critic: nn.Module, loss: Callable[[Tensor, Tensor], Tensor], r1: float, r2: float) -> losses.PenalizedStep:
-    """The critic's step, kept as the networks are: it decides once how to go about it."""
-    if "step" not in _kept:
-        _kept["step"] = losses.PenalizedStep(critic, loss, r1, r2)
-    made: losses.PenalizedStep = _kept["step"]
-    return made
 
 
 def _between(critic: nn.Module, ops: str, real: Tensor, fake: Tensor, weight: float) -> Tensor:
@@ -201,10 +194,10 @@ def _between(critic: nn.Module, ops: str, real: Tensor, fake: Tensor, weight: fl
 
 
 def _gradients(loss: Tensor, network: nn.Module) -> Tensor:
-    return _norm(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
+    return norm(torch.autograd.grad(loss, list(network.parameters()), allow_unused=True))
 
 
-def _norm(gradients: Sequence[Tensor | None]) -> Tensor:
+def norm(gradients: Sequence[Tensor | None]) -> Tensor:
     """The norm of all gradients of a network, which is what is compared.
 
     One by one they cannot be: that of a bias before a norm is rounding and nothing else, and where a rectifier or an absolute

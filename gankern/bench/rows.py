@@ -7,7 +7,7 @@ machines and builds have the same name; every other kernel that can run on the d
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -18,16 +18,26 @@ from gankern import _dispatch
 from gankern._dispatch import OpSpec
 from gankern._samples import LAYOUTS, Sample
 from gankern.bench.common import SHORT_DIRECTIONS, SHORT_DTYPES, SHORT_LAYOUTS, BenchError
+from gankern.bench.inference import INFERENCE
 from gankern.bench.metrics import METRICS
 from gankern.bench.models import MODELS
+from gankern.bench.networks import SPECS as NETWORKS
 from gankern.bench.steps import STEPS
 
 MODES = ("quick", "full")
+RUNS = {"quick": "quick", "smoke": "quick", "full": "full", "goals": "full"}
+"""The kinds of runs, and the mode whose rows they measure: 'smoke' with one round each, 'goals' those with a goal alone."""
 DIRECTIONS = ("forward", "backward", "double_backward")
 ORDER = {direction: order for order, direction in enumerate(DIRECTIONS)}
 BEST = "best"
 
 _ALL = tuple(DIRECTIONS)
+
+WHOLE = frozenset({*MODELS, *NETWORKS, *INFERENCE})
+"""Rows of whole networks, which bring their own comparisons."""
+
+QUICK_INFERENCE = ("dcgan", "cyclegan", "pix2pix", "r3gan", "stylegan2", "stylegan3")
+"""Families whose compiled generators are in quick runs: compiling and exporting one takes seconds."""
 
 # (mode, device kind) -> (dtype, layout, directions). The quick CPU list is short because 2 cores measure all ops in 5 minutes.
 SETTINGS: dict[tuple[str, str], tuple[tuple[str, str, tuple[str, ...]], ...]] = {
@@ -124,6 +134,8 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
         for sample in spec.samples:
             if not {mode, f"{mode}_{kind}"} & sample.tags:
                 continue
+            if mode == "quick" and spec.name in INFERENCE and sample.name not in QUICK_INFERENCE:
+                continue
             for dtype, layout, directions in SETTINGS[mode, kind]:
                 if layout not in sample.layouts or getattr(torch, dtype) not in sample.dtypes:
                     continue
@@ -131,19 +143,31 @@ def selections(mode: str, kind: str, ops: Sequence[str] | None = None) -> Iterat
                     if ORDER[direction] > (order if sample.differentiable else 0):
                         continue
                     # Compiling costs seconds: quick runs show it once per op. Whole models cost minutes, metrics are loops.
-                    compiling = spec.name not in MODELS and spec.name not in METRICS and (mode == "full" or not compiled)
+                    compiling = spec.name not in WHOLE and spec.name not in METRICS and (mode == "full" or not compiled)
+                    compiling = compiling or spec.name in NETWORKS  # which know best what to compile
                     yield Row(spec.name, sample.name, dtype, layout, direction, compile=compiling)
                     compiled = True
 
 
+def _has_goal(row: Row, kind: str) -> bool:
+    from gankern.bench.goals import GOALS  # which knows rows
+
+    return any(goal.matches(row, kind) for goal in GOALS)
+
+
 def plan(mode: str, device: torch.device, ops: Sequence[str] | None = None) -> list[Row]:
-    """All rows of a mode on a device, in the order in which they are measured.
+    """All rows of a run (:data:`RUNS`) on a device, in the order in which they are measured.
 
     Beside 'best': every other kernel that can run, and in 'full' the reference called through the operator in float32 (what
     the dispatcher itself costs: its eager contender is the same code called directly).
     """
     rows = []
+    goals_alone, mode = mode == "goals", RUNS[mode]
     for row in selections(mode, device.type, ops):
+        if goals_alone:
+            if _has_goal(row, device.type):
+                rows.append(replace(row, compile=False))  # no goal is about it
+            continue
         rows.append(row)
         facts = look(row, device)
         dispatched = mode == "full" and row.direction == "forward" and row.dtype == "float32"
@@ -187,7 +211,12 @@ def _look(op: str, sample_name: str, dtype: str, layout: str, device: str) -> Fa
 
 
 def look(row: Row, device: torch.device) -> Facts:
-    """Sizes and dispatch reasons of a row, without running it where possible."""
+    """Sizes and dispatch reasons of a row, without running it where possible.
+
+    Training steps, networks and metrics have no kernel and no traffic to be compared with a copy's: nothing is looked at.
+    """
+    if row.op in STEPS or row.op in METRICS:
+        return Facts((), (), (), "composition", ())
     return _look(row.op, row.sample, row.dtype, row.layout, str(device))
 
 

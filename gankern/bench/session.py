@@ -13,9 +13,10 @@ from gankern._dispatch import use_backend
 from gankern.bench import goals, machine
 from gankern.bench.case import COPY, EAGER, OURS, WARM_COPY, Case
 from gankern.bench.common import digits, first_line, percent, seconds, times
+from gankern.bench.networks import SPECS as NETWORKS
 from gankern.bench.results import Results
 from gankern.bench.rows import BEST, Row
-from gankern.bench.timing import CpuClock, CudaClock, Race, Stats, budget, no_garbage_collection
+from gankern.bench.timing import NETWORK, CpuClock, CudaClock, Race, Stats, budget, no_garbage_collection
 
 
 class Session:
@@ -68,7 +69,7 @@ class Session:
         result.update(
             description=case.sample.description,
             taken=case.taken,
-            shape=list(case.facts.shape),
+            shape=list(case.shape),
             bytes=case.bytes,
             macs=case.sample.macs,
         )
@@ -79,7 +80,9 @@ class Session:
         if case.taken == "reference" and row.backend == BEST:
             reasons = [f"{name}: {why}" for name, why in case.facts.reasons if why and not why.startswith("x is on")]
             result["note"] = "no kernel, ours is the reference" + (f" ({'; '.join(reasons)})" if reasons else "")
-        race = Race(case.contenders, self.clock, self.budget, self.device)
+        network = row.op in NETWORKS
+        given = NETWORK if network and self.mode != "smoke" else self.budget
+        race = Race(case.contenders, self.clock, given, self.device, frugal=network or self.mode != "full")
         race.warm_up(metered=[c.name for c in case.contenders if c.name not in (COPY, WARM_COPY)], seen=case.seen)
         error, wrong, note = case.disagreement()
         if note:
@@ -137,7 +140,7 @@ def metrics(medians: Mapping[str, float], moved: int, copied: int, memory: Mappi
     ``speedup_NAME``: time of NAME over ours, for every other contender; ``time_over_NAME``: the inverse, for extras;
     ``copy_share``: (``moved`` bytes / our time) over the copy's bandwidth, where the op's least traffic is known;
     ``warm_copy_share``: the same with a copy into memory that is mapped already; ``copy_bandwidth``, ``bandwidth``: bytes
-    a second; ``memory_saved``: eager's peak extra memory over ours.
+    a second; ``memory_saved``: eager's peak extra memory over ours; ``ceiling``: eager's time over that of plain convolutions.
     """
     ours = medians.get(OURS)
     found: dict[str, float | None] = {}
@@ -155,6 +158,8 @@ def metrics(medians: Mapping[str, float], moved: int, copied: int, memory: Mappi
     found["copy_share"] = moved / ours / copy if moved and copy else None
     if WARM_COPY in medians and moved:
         found["warm_copy_share"] = moved / ours / (copied / medians[WARM_COPY])
+    if EAGER in medians and "plain_convs" in medians:
+        found["ceiling"] = medians[EAGER] / medians["plain_convs"]
     if memory.get(OURS) and memory.get(EAGER):
         found["memory_saved"] = memory[EAGER] / memory[OURS]
     return found
@@ -171,7 +176,10 @@ def progress(result: Mapping[str, Any], number: int, total: int) -> str:
     parts = [f"{seconds(mine and mine['median'])} ({result['taken']})", f"{times(numbers.get('speedup_eager'))} eager"]
     if numbers.get("speedup_compile"):
         parts.append(f"{times(numbers['speedup_compile'])} compile")
-    parts.append(f"{percent(numbers.get('copy_share'))} of copy {digits((numbers.get('copy_bandwidth') or 0) / 1e9)} GB/s")
+    if numbers.get("copy_bandwidth"):
+        parts.append(f"{percent(numbers.get('copy_share'))} of copy {digits((numbers['copy_bandwidth'] or 0) / 1e9)} GB/s")
+    if numbers.get("ceiling"):
+        parts.append(f"ceiling {times(numbers['ceiling'])}")
     verdicts = [goal["verdict"] for goal in result["goals"]]
     if verdicts:
         parts.append("goals " + "/".join(verdicts))

@@ -7,7 +7,7 @@ A step looks like an op whose only direction is forward: a function that takes i
 - ``path_length_step``: path length regularisation of two StyleGAN2 layers: forward, the gradient in the styles alone, and the
   gradients of its length's deviation in styles, weights and biases;
 - ``penalised_step``: a critic's whole step with its penalty, see ``penalised.py``;
-- ``model_forward``, ``model_step``: whole reference GANs, see ``models.py``;
+- ``model_forward``, ``model_step``: whole reference GANs, small, see ``models.py``; ``network_*``: large, see ``networks.py``;
 - ``second_order_weight_gradient``: the gradient in the weight of a convolution's input gradient, alone; PyTorch computes it on
   CUDA as a convolution with an image-sized filter.
 """
@@ -24,7 +24,9 @@ from torch import Tensor
 from gankern import ops
 from gankern._dispatch import OpSpec
 from gankern._samples import Sample, randn
+from gankern.bench.inference import INFERENCE
 from gankern.bench.models import MODELS
+from gankern.bench.networks import SPECS as NETWORKS
 from gankern.bench.penalised import PENALISED
 from gankern.ops.modulated_conv2d.reference import modulated_conv2d_reference
 
@@ -187,16 +189,23 @@ def _step(name: str, public: Callable[..., Any], reference: Callable[..., Any], 
     return OpSpec(name, public, reference, prepare=lambda **_: (), table=None, samples=samples, derivative_order=0)
 
 
-STEPS = {
-    spec.name: spec
-    for spec in (
-        PENALISED,
-        _step("r1_step", _penalised(ops.conv2d, _fused_act, True), _penalised(F.conv2d, _eager_act, True), _STACKS),
-        _step("penalty_step", _penalised(ops.conv2d, _fused_act, False), _penalised(F.conv2d, _eager_act, False), _STACKS),
-        _step("path_length_step", _path_length(ops.modulated_conv2d), _path_length(modulated_conv2d_reference), _STYLE_LAYERS),
-        _step("second_order_weight_gradient", _SecondOrder(ops.conv2d), _SecondOrder(F.conv2d), _LAYERS),
-    )
-} | MODELS
+STEPS = (
+    {
+        spec.name: spec
+        for spec in (
+            PENALISED,
+            _step("r1_step", _penalised(ops.conv2d, _fused_act, True), _penalised(F.conv2d, _eager_act, True), _STACKS),
+            _step("penalty_step", _penalised(ops.conv2d, _fused_act, False), _penalised(F.conv2d, _eager_act, False), _STACKS),
+            _step(
+                "path_length_step", _path_length(ops.modulated_conv2d), _path_length(modulated_conv2d_reference), _STYLE_LAYERS
+            ),
+            _step("second_order_weight_gradient", _SecondOrder(ops.conv2d), _SecondOrder(F.conv2d), _LAYERS),
+        )
+    }
+    | MODELS
+    | NETWORKS
+    | INFERENCE
+)
 """The steps by name."""
 
 PATCHED = {

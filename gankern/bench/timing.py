@@ -39,17 +39,31 @@ SLOW = 0.15
 class Budget:
     """Time for one row's rounds (seconds, all contenders together) and the bounds of their number.
 
-    ``slow_rounds`` is the least number of a contender that takes more than a second.
+    ``slow_rounds`` is the least number of a contender that takes more than a second; ``once``: nothing is called but once
+    (ours, which is the loop, twice), and no memory metered: a look at whether everything works.
     """
 
     seconds: float
     min_rounds: int
     max_rounds: int
     slow_rounds: int
+    once: bool = False
 
 
 # Slow references run min_rounds times however long they take: that is what the length of --quick comes from.
-BUDGETS = {"quick": Budget(0.8, 3, 60, 2), "full": Budget(4.0, 8, 200, 5)}
+BUDGETS = {
+    "quick": Budget(0.8, 3, 60, 2),
+    "smoke": Budget(0.0, 1, 1, 1, once=True),
+    "full": Budget(4.0, 8, 200, 5),
+    "goals": Budget(1.0, 3, 40, 2),
+}
+
+# A whole network's row in any but a smoke run: seconds a call.
+NETWORK = Budget(3.0, 3, 20, 2)
+
+# Where calls are dear (whole networks), one that takes longer is not repeated: its first run, in which eager PyTorch does
+# nothing that it would not do again, is its only round.
+ONCE = 12.0
 
 # Seconds that the rounds of a whole quick run may take: with many ops every row gets less, so that 5 minutes hold.
 QUICK_TOTAL = 60.0
@@ -218,10 +232,16 @@ class Race:
 
     Use: :meth:`warm_up`, then :meth:`run`; or, for a harness that owns the loop, ``rounds`` times :meth:`others` and
     :meth:`ours`.
+
+    ``frugal`` saves calls of the others: what is not compiled at its first call has its memory metered in that call, and one
+    that takes longer than ``ONCE`` seconds is not called again.
     """
 
-    def __init__(self, contenders: Sequence[Contender], clock: Any, budget: Budget, device: torch.device) -> None:
+    def __init__(
+        self, contenders: Sequence[Contender], clock: Any, budget: Budget, device: torch.device, frugal: bool = False
+    ) -> None:
         self.contenders = list(contenders)
+        self.frugal = frugal
         self.clock = clock
         self.budget = budget
         self.device = device
@@ -235,29 +255,49 @@ class Race:
         """
         for contender in self.contenders:
             try:
-                start = time.perf_counter()
-                result = contender.call()
-                self.clock.finish()
-                contender.first = warm = time.perf_counter() - start
-                if seen is not None:
-                    seen(contender.name, result)
-                del result
-                if contender.name in metered:
-                    start = time.perf_counter()
-                    contender.memory = memory.peak(contender.call, self.device)
-                    warm = min(warm, time.perf_counter() - start)
-                # The first calls of ours load code and tune: its rounds are worth an estimate of their own.
-                self.clock.prepare(contender, 0.0 if contender is self.contenders[0] else warm)
+                self._warm_up(contender, contender.name in metered and not self.budget.once, seen)
             except Exception as error:
                 if contender is self.contenders[0]:
                     raise
                 contender.failed = first_line(error)
         self._share()
 
+    def _warm_up(self, contender: Contender, metered: bool, seen: Callable[[str, Any], None] | None) -> None:
+        ours = contender is self.contenders[0]
+        # Ours and compiled code load, tune and compile in their first call.
+        at_once = self.frugal and metered and not ours and contender.name != "compile"
+        start = time.perf_counter()
+        if at_once:
+            contender.memory, result = memory.peak_and_result(contender.call, self.device)
+        else:
+            result = contender.call()
+        self.clock.finish()
+        contender.first = warm = time.perf_counter() - start
+        if seen is not None:
+            seen(contender.name, result)
+        del result
+        if metered and not at_once:
+            start = time.perf_counter()
+            contender.memory = memory.peak(contender.call, self.device)
+            warm = min(warm, time.perf_counter() - start)
+        if at_once and warm > ONCE:
+            contender.times.append(warm)
+            contender.estimate = warm
+            return
+        if self.budget.once:
+            contender.estimate = warm
+            if not ours:
+                contender.times.append(warm)
+            return
+        # The first calls of ours load code and tune: its rounds are worth an estimate of their own, unless that takes long.
+        self.clock.prepare(contender, 0.0 if ours and warm < 1 else warm)
+
     def _share(self) -> None:
         """How many rounds each contender gets: its share of the budget (half is ours) over its cost, within the bounds."""
         running = [c for c in self.contenders if c.failed is None]
         for contender in running:
+            if contender.times:
+                continue
             share = self.budget.seconds / (2 if contender is running[0] else 2 * (len(running) - 1))
             cost = max(self.clock.cost(contender), 1e-9)
             least = self.budget.min_rounds if cost <= 1 else self.budget.slow_rounds
