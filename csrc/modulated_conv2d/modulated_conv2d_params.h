@@ -1,6 +1,19 @@
-// modulated_conv2d: the one thing that PyTorch's operators are slow at, sums of squares over a kernel's taps.
+// modulated_conv2d: what is around the convolutions.
+//
+// Sums of squares over a kernel's taps, which PyTorch's operators are slow at:
 //   q[o, i] = sum over t of w[o, i, t]^2
+//
+// The tail of a layer, for inference: one pass over what a convolution made (z, channels_last), with all that follows it up to
+// the next convolution. With a separable filter of 4 taps (what upsampling by a transposed convolution leaves to be done), or
+// without:
+//   u[n, c, h, w] = sum over i, j of fy[i] fx[j] z[n, c, h + i - pad_y, w + j - pad_x]     (zeros outside of z)
+// or, with phases, a convolution at the low resolution that made z's even and odd rows and columns as channels of their own:
+//   z[n, c, h, w] is channel ((h % 2) * 2 + w % 2) * C + c of pixel (h / 2, w / 2)
+//   v = clamp(gain * f(u * scale[n, c] + noise[n, h, w] + b[c]))
+//   y[n, c, h, w] = v * next[n, c]                                  what the next convolution reads
+//   rgb[n, k, h, w] = base[n, k, h, w] + clamp_rgb(sum over c of rgb_weight[n, k, c] v[n, c, h, w] + rgb_b[k])
 #pragma once
+#include "bias_act/bias_act_params.h"
 #include "common/cpu_isa.h"
 #include "common/params.h"
 
@@ -14,7 +27,36 @@ struct ModulatedConv2dParams {
   bool channels_last;
 };
 
+constexpr int64_t kTailTaps = 4;     // of the filter, along each axis
+constexpr int64_t kTailColours = 3;  // of rgb
+
+// A null pointer means absent: a factor of 1, an addend of 0, an output that is not wanted. All that is not z or y is float.
+struct ModulatedConv2dTailParams {
+  DType dtype;  // of z and y: f32, f16 or bf16
+  Act act;
+  double alpha, gain, clamp, rgb_clamp;      // clamps < 0: none
+  int64_t samples, channels, height, width;  // of y; z has as many samples and channels
+  int64_t z_height, z_width, pad_y, pad_x;
+  bool phases;         // z_height and z_width are then those that its phases make together
+  const void* z;       // channels_last
+  void* y;             // channels_last; may be z where there is no filter
+  const float* taps;   // fy, then fx, in the order of correlation
+  const float* scale;  // [N, C], rows scale_stride apart
+  int64_t scale_stride;
+  const float* noise;  // [noise_samples, H, W]
+  int64_t noise_samples;
+  const float* b;     // [C]
+  const float* next;  // [N, C], rows next_stride apart
+  int64_t next_stride;
+  const float* rgb_weight;  // [N, kTailColours, C]
+  const float* rgb_b;       // [kTailColours]
+  const float* base;        // [N, kTailColours, H, W]
+  float* rgb;               // likewise; may be base. Not together with a filter
+};
+
 }  // namespace gk
 
+// Rows [begin, end) of N * H.
+GK_DECLARE_CPU(void, modulated_conv2d_tail_cpu, (const ModulatedConv2dTailParams& p, int64_t begin, int64_t end))
 // Rows [begin, end) of outputs.
 GK_DECLARE_CPU(void, modulated_conv2d_squares_cpu, (const ModulatedConv2dParams& p, int64_t begin, int64_t end))

@@ -1,4 +1,4 @@
-// modulated_conv2d for PyTorch: the sums of squares of a weight, on the CPU alone.
+// modulated_conv2d for PyTorch: the sums of squares of a weight, and the tail of a layer, on the CPU alone.
 #include "common/torch_binding.h"
 #include "modulated_conv2d/modulated_conv2d_params.h"
 
@@ -26,11 +26,92 @@ void squares(const Tensor& w, Tensor q, bool channels_last) {
                               [&](int64_t begin, int64_t end) { run(p, begin, end); });
 }
 
+using OptionalTensor = std::optional<Tensor>;
+using torch::headeronly::ScalarType;
+
+const float* floats(const OptionalTensor& t, int64_t numel, const char* name) {
+  if (!t.has_value()) return nullptr;
+  STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && t->numel() == numel && t->is_contiguous(),
+                  "modulated_conv2d_tail: ", name, " must be dense float32 with ", numel, " elements, got ",
+                  t->numel());
+  return static_cast<const float*>(t->const_data_ptr());
+}
+
+// [N, C], the rows of which may be apart: slices of one product for many layers.
+const float* factors(const OptionalTensor& t, int64_t samples, int64_t channels, int64_t* stride, const char* name) {
+  if (!t.has_value()) return nullptr;
+  STD_TORCH_CHECK(t->scalar_type() == ScalarType::Float && t->dim() == 2 && t->size(0) == samples &&
+                      t->size(1) == channels && (t->stride(1) == 1 || channels == 1),
+                  "modulated_conv2d_tail: ", name, " must be float32 [", samples, ", ", channels, "]");
+  *stride = t->stride(0);
+  return static_cast<const float*>(t->const_data_ptr());
+}
+
+void tail(const Tensor& z, bool phases, const OptionalTensor& taps, int64_t pad_y, int64_t pad_x,
+          const OptionalTensor& scale, const OptionalTensor& noise, const OptionalTensor& b, const OptionalTensor& next,
+          const OptionalTensor& rgb_weight, const OptionalTensor& rgb_b, const OptionalTensor& base, OptionalTensor y,
+          OptionalTensor rgb, int64_t act, double alpha, double gain, double clamp, double rgb_clamp) {
+  ModulatedConv2dTailParams p{};
+  p.dtype = dtype_of(z, "modulated_conv2d_tail", "z");
+  STD_TORCH_CHECK(p.dtype != DType::f64 && z.dim() == 4, "modulated_conv2d_tail: z must be [N, C, H, W], not float64");
+  STD_TORCH_CHECK(act >= 0 && act <= static_cast<int64_t>(Act::swish), "modulated_conv2d_tail: unknown activation ",
+                  act);
+  STD_TORCH_CHECK(y.has_value() || rgb.has_value(), "modulated_conv2d_tail: no output");
+  p.act = static_cast<Act>(act);
+  p.alpha = alpha, p.gain = gain, p.clamp = clamp, p.rgb_clamp = rgb_clamp;
+  const Tensor& like = y.has_value() ? *y : *rgb;
+  p.samples = z.size(0), p.channels = z.size(1), p.z_height = z.size(2), p.z_width = z.size(3);
+  p.height = like.size(2), p.width = like.size(3);
+  p.pad_y = pad_y, p.pad_x = pad_x, p.phases = phases;
+  if (phases) {
+    STD_TORCH_CHECK(taps.has_value() && p.channels % 4 == 0,
+                    "modulated_conv2d_tail: phases go with a filter and 4 C channels");
+    p.channels /= 4, p.z_height *= 2, p.z_width *= 2;
+  }
+  p.taps = floats(taps, 2 * kTailTaps, "taps");
+  STD_TORCH_CHECK(p.taps ? !rgb.has_value() : p.height == p.z_height && p.width == p.z_width,
+                  "modulated_conv2d_tail: a filter goes with y alone; without one, outputs have the size of z");
+  p.z = z.const_data_ptr();
+  if (y.has_value()) {
+    STD_TORCH_CHECK(y->scalar_type() == z.scalar_type() && y->size(0) == p.samples && y->size(1) == p.channels,
+                    "modulated_conv2d_tail: y must have the samples, channels and dtype of z");
+    p.y = const_cast<void*>(y->const_data_ptr());
+    STD_TORCH_CHECK(!p.taps || p.y != p.z, "modulated_conv2d_tail: not in place with a filter");
+  }
+  p.scale = factors(scale, p.samples, p.channels, &p.scale_stride, "scale");
+  p.next = factors(next, p.samples, p.channels, &p.next_stride, "next");
+  const int64_t plane = p.height * p.width;
+  p.noise_samples = noise.has_value() && plane > 0 && noise->numel() == plane ? 1 : p.samples;
+  p.noise = floats(noise, p.noise_samples * plane, "noise");
+  p.b = floats(b, p.channels, "b");
+  if (rgb.has_value()) {
+    STD_TORCH_CHECK(rgb_weight.has_value(), "modulated_conv2d_tail: rgb needs rgb_weight");
+    p.rgb_weight = floats(rgb_weight, p.samples * kTailColours * p.channels, "rgb_weight");
+    p.rgb_b = floats(rgb_b, kTailColours, "rgb_b");
+    p.base = floats(base, p.samples * kTailColours * plane, "base");
+    p.rgb = const_cast<float*>(floats(rgb, p.samples * kTailColours * plane, "rgb"));
+  }
+  if (p.samples * plane == 0) return;
+  const int64_t row = p.width * p.channels;
+  const auto run = GK_CPU_SELECT(modulated_conv2d_tail_cpu);
+  torch::stable::parallel_for(0, p.samples * p.height, row > kGrain / 2 ? 1 : kGrain / 2 / row + 1,
+                              [&](int64_t begin, int64_t end) { run(p, begin, end); });
+}
+
 }  // namespace
 }  // namespace gk
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
   m.def("modulated_conv2d_squares_cpu(Tensor w, Tensor(a!) q, bool channels_last) -> ()");
+  m.def(
+      "modulated_conv2d_tail_cpu(Tensor z, bool phases, Tensor? taps, int pad_y, int pad_x, Tensor? scale, Tensor? "
+      "noise, Tensor? "
+      "b, "
+      "Tensor? next, Tensor? rgb_weight, Tensor? rgb_b, Tensor? base, Tensor(a!)? y, Tensor(b!)? rgb, int act, "
+      "float alpha, float gain, float clamp, float rgb_clamp) -> ()");
 }
-STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) { m.impl("modulated_conv2d_squares_cpu", TORCH_BOX(&gk::squares)); }
+STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
+  m.impl("modulated_conv2d_squares_cpu", TORCH_BOX(&gk::squares));
+  m.impl("modulated_conv2d_tail_cpu", TORCH_BOX(&gk::tail));
+}
 #endif
