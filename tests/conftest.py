@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from machine import HAS_GPU
+from interpreter_speed import skip_repeated_patches
+from machine import HAS_GPU, INTERPRETED
 
 torch.manual_seed(0)
 # Results are compared with float64: convolutions must not round float32 to TF32, which PyTorch lets cuDNN do.
 torch.backends.cudnn.allow_tf32 = False
+if INTERPRETED:
+    skip_repeated_patches()
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import hashlib
 import os
-import re
 import subprocess
 import sys
 import textwrap
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from cuda_emulation import adain_cases, filtered_lrelu_cases, harness, upfirdn2d_cases
+from cuda_emulation import adain_cases, filtered_lrelu_cases, harness, planted, upfirdn2d_cases
+from cuda_emulation.planted import BUGS, RNG, Planted, built, check_all, check_bias, check_fir, check_norm, poisoned
 from machine import INTERPRETED
-from numpy.typing import NDArray
 
 import gankern
 from gankern._dispatch import OPS
@@ -32,99 +29,7 @@ pytestmark = [
 ]
 
 TESTS = Path(__file__).resolve().parent
-PLANTED = TESTS / "cuda_emulation" / "planted.cu"
-BUGS = dict(re.findall(r"^  k(\w+),\s*//\s*(\w+):", PLANTED.read_text(), re.MULTILINE))  # name -> the kernel that has it
-NUMBERS = {name: i for i, name in enumerate(re.findall(r"^  k(\w+),", PLANTED.read_text(), re.MULTILINE))}
 ORDERS = (0, 1, 2, 7, 12345)
-RNG = np.random.default_rng(1)
-
-
-class Planted:
-    """The kernels of planted.cu with one bug, or none."""
-
-    def __init__(self, bug: str = "None", seed: int = 0, threads: int = 1, sanitize: bool = False, allow_exited: bool = False):
-        self.library = ctypes.CDLL(str(built(sanitize)))
-        self.library.gk_emu_message.restype = ctypes.c_char_p
-        self.library.gk_emu_config(threads, ctypes.c_ulonglong(seed), int(allow_exited))
-        self.library.plant(NUMBERS[bug])
-
-    def __call__(self, name: str, *args: Any) -> None:
-        values = [a.ctypes.data_as(ctypes.c_void_p) if isinstance(a, np.ndarray) else a for a in args]
-        if getattr(self.library, f"run_{name}")(*values):
-            raise RuntimeError(self.library.gk_emu_message().decode())
-
-
-def built(sanitize: bool = False, *extra: str) -> Path:
-    """planted.cu as a library, from the cache if nothing it is made of has changed."""
-    inputs = [PLANTED, PLANTED.parent / "cuda_on_cpu.h", *sorted((harness.CSRC / "common").glob("*")), Path(harness.__file__)]
-    key = hashlib.sha256(b"".join(p.read_bytes() for p in inputs) + " ".join(extra).encode()).hexdigest()[:16]
-    target = harness.cache_folder() / f"planted_{key}{'_sanitized' if sanitize else ''}.so"
-    if not target.exists():
-        part = target.with_suffix(f".{os.getpid()}")
-        harness.compile_kernels([PLANTED], part, sanitize, ("-shared", *extra))
-        part.replace(target)
-    return target
-
-
-def poisoned(shape: Any, dtype: Any = np.float32) -> NDArray[Any]:
-    """An output full of NaN: whatever a kernel does not write shows."""
-    a = np.empty(shape, dtype)
-    a.view(np.uint8).fill(0xFF)
-    return a
-
-
-def check_bias(planted: Planted, w: int = 23, vector: bool = False) -> None:
-    x, b = RNG.standard_normal((2, 3, 20, w), np.float32), RNG.standard_normal(3, np.float32)
-    y = poisoned(x.shape)
-    planted("bias", int(vector), x, b, y, x.size, 3, 20 * w)
-    v = x + b[:, None, None]
-    np.testing.assert_array_equal(y, np.where(v > 0, v, v * np.float32(0.2)), "wrong result")
-
-
-def check_norm(planted: Planted, planes: int = 5, hw: int = 1037) -> None:
-    x = RNG.standard_normal((planes, hw), np.float32) + 1
-    y = poisoned(x.shape)
-    planted("norm", x, y, planes, hw)
-    d = x.astype(np.float64)
-    expected = (d - d.mean(1, keepdims=True)) / np.sqrt(d.var(1, keepdims=True) + 1e-5)
-    np.testing.assert_allclose(y, expected, rtol=0, atol=1e-4, err_msg="wrong result")
-
-
-def check_fir(planted: Planted, planes: int = 3, h: int = 37, w: int = 71, k: int = 7) -> None:
-    x, taps = RNG.standard_normal((planes, h, w), np.float32), RNG.standard_normal((k, k), np.float32)
-    y = poisoned(x.shape)
-    planted("fir", x, taps, y, planes, h, w, k)
-    before, after = k // 2, k - 1 - k // 2
-    p = np.pad(x, ((0, 0), (before, after), (before, after)))
-    expected = sum(taps[b, a] * p[:, b : b + h, a : a + w] for b in range(k) for a in range(k))
-    np.testing.assert_allclose(y, expected, rtol=0, atol=5e-4, err_msg="wrong result")
-
-
-def check_sum(planted: Planted, n: int = 100003) -> None:
-    x = RNG.standard_normal(n, np.float32)
-    total, positive = np.zeros(1), np.zeros(1, np.int32)
-    planted("sum", x, n, total, positive)
-    np.testing.assert_allclose(total[0], x.astype(np.float64).sum(), rtol=1e-9, atol=1e-9, err_msg="wrong result")
-    assert 0 < positive[0] < 768
-
-
-def check_ring(planted: Planted, h: int = 11) -> None:
-    x = RNG.standard_normal((h, 64), np.float32)
-    y = poisoned(x.shape)
-    planted("ring", x, y, h)
-    np.testing.assert_array_equal(y, x + np.pad(x[:, 1:], ((0, 0), (0, 1))), "wrong result")
-
-
-def check_all(planted: Planted) -> None:
-    check_bias(planted)
-    check_bias(planted, 24, vector=True)
-    check_norm(planted)
-    check_norm(planted, 2, 40)
-    check_fir(planted)
-    check_fir(planted, 2, 8, 32, 2)
-    check_fir(planted, 1, 5, 5, 97)  # above 48 KiB of shared memory
-    check_sum(planted)
-    check_ring(planted)
 
 
 # ---- the emulation --------------------------------------------------------------------------------------------------
@@ -153,7 +58,7 @@ SANITIZED = {
 
 @pytest.mark.parametrize("bug", RACES)
 def test_a_race_shows_in_some_order(bug: str) -> None:
-    check = globals()[f"check_{BUGS[bug]}"]
+    check = getattr(planted, f"check_{BUGS[bug]}")
     wrong = []
     for seed in range(8):
         check(Planted(seed=seed))
@@ -167,7 +72,7 @@ def test_a_race_shows_in_some_order(bug: str) -> None:
 @pytest.mark.parametrize("bug", REFUSED)
 def test_misuse_is_refused(bug: str) -> None:
     with pytest.raises(RuntimeError, match=REFUSED[bug]):
-        globals()[f"check_{BUGS[bug]}"](Planted(bug))
+        getattr(planted, f"check_{BUGS[bug]}")(Planted(bug))
 
 
 def test_early_exit() -> None:
@@ -191,14 +96,15 @@ def test_launch_limits() -> None:
 @pytest.mark.parametrize("bug", SANITIZED)
 def test_sanitizers_see(bug: str) -> None:
     code, expected = SANITIZED[bug]
-    run = child(f"planted = Planted({bug!r}, sanitize=True)\n{code}")
+    run = child(f"planted = Planted({bug!r}, sanitize=True)\n{code}", "cuda_emulation.planted")
     assert run.returncode != 0 and expected in run.stderr, run.stderr[-4000:]
     if expected in ("heap-buffer-overflow", "use-after-poison"):
         assert "GK: memory error in kernel" in run.stderr  # which block, which thread
 
 
 def test_correct_kernels_pass_sanitizers() -> None:
-    run = child("for seed in (0, 1, 7): check_all(Planted(seed=seed, threads=1 + seed // 7, sanitize=True))")
+    code = "for seed in (0, 1, 7): check_all(Planted(seed=seed, threads=1 + seed // 7, sanitize=True))"
+    run = child(code, "cuda_emulation.planted")
     assert run.returncode == 0, run.stderr[-4000:]
 
 
@@ -240,24 +146,24 @@ def test_primitives(seed: int) -> None:
             assert acc[2:3].view(np.int32)[0] == v.sum() and acc[3:4].view(np.int32)[0] == v.max()
 
 
-def child(code: str) -> subprocess.CompletedProcess[str]:
-    """Run code, with the names of this module, in a process that has the sanitizers' runtimes preloaded."""
+def child(code: str, module: str = "test_cuda_emulation") -> subprocess.CompletedProcess[str]:
+    """Run code, with the names of a module, in a process that has the sanitizers' runtimes preloaded."""
 
     def runtime(name: str) -> str:
         return subprocess.run(["g++", f"-print-file-name={name}"], check=True, capture_output=True, text=True).stdout.strip()
 
     if not Path(runtime("libasan.so")).is_absolute():
         pytest.skip("g++ has no sanitizer runtimes here")
-    built(True)
     env = {
         **os.environ,
+        planted.LIBRARY: str(built(True)),  # so that planted.py does without torch there
         "LD_PRELOAD": f"{runtime('libasan.so')} {runtime('libubsan.so')}",
         "ASAN_OPTIONS": "detect_leaks=0:detect_stack_use_after_return=1",
         "UBSAN_OPTIONS": "print_stacktrace=1",
         "PYTHONMALLOC": "malloc",
         "PYTHONPATH": os.pathsep.join([str(TESTS), str(TESTS.parent)]),
     }
-    script = "from test_cuda_emulation import *\n" + textwrap.dedent(code)
+    script = f"from {module} import *\n" + textwrap.dedent(code)
     return subprocess.run([sys.executable, "-c", script], env=env, capture_output=True, text=True, timeout=900)
 
 
@@ -318,7 +224,7 @@ def test_filtered_lrelu_large_offsets() -> None:
     filtered_lrelu_cases.large_offsets()
 
 
-@pytest.mark.timeout(1800)  # builds all kernels with sanitizers: 4 minutes on 2 idle cores
+@pytest.mark.timeout(1800)  # builds all kernels with sanitizers: a minute on 2 idle cores
 def test_kernels_under_sanitizers() -> None:
     harness.build(sanitize=True)
     run = child(

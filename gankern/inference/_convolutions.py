@@ -1,5 +1,4 @@
-"""Convolutions of a recorded program: what follows them is folded into weight, bias and oneDNN's activation; weights are
-packed.
+"""Convolutions of a recorded program, with what follows them folded into weight, bias and oneDNN's activation.
 
 Folded are constant factors and addends per channel (biases, batch normalisation in evaluation mode) and one activation behind
 them. Weights go into oneDNN's own order once, when compiling, where that is measured to be faster for the shape at hand.

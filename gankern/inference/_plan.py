@@ -96,9 +96,7 @@ def _rewritten(node: Node) -> Node:
 
 @dataclass
 class Convolution:
-    """One convolution of a plan without what is around it: the shape, strides and dtype of its images, and the rest of its
-    call.
-    """
+    """One convolution of a plan by itself: shape, strides and dtype of its images, and the rest of its call."""
 
     func: Callable[..., Any]
     shape: torch.Size

@@ -40,17 +40,14 @@ def compile_generator(
     beforehand. On a GPU the list is captured in one CUDA graph.
 
     Args:
-        generator: of gankern.models, or any module of tensors in, tensors out (then with ``example_inputs``), for example one
-        that
-            :func:`gankern.patch` has treated. It stays as it is: mode, gradients and parameters.
+        generator: of gankern.models, or any module of tensors in, tensors out (then with ``example_inputs``), for example
+            one that :func:`gankern.patch` has treated. It stays as it is: mode, gradients and parameters.
         batch: samples of every call. Default 1. Another number is refused: a smaller batch that was filled up would cost as
-        much
-            as a full one, and change the results of networks that look across samples.
+            much as a full one, and change the results of networks that look across samples.
         dtype: float32, bfloat16, float16 or float64, of weights and images. Default None: the generator's own.
         device: where it runs. Default None: where the generator is.
         example_inputs: tensors of the shapes that calls will have; in place of ``batch``. Default None: made from the
-        generator's
-            config.
+            generator's config.
         static_output: give a buffer that the next call may overwrite, in place of a fresh tensor. Default False.
         cuda_graph: capture one CUDA graph. Default None: on a GPU.
         **settings: further arguments of the generator's forward, fixed here: ``noise_mode='const'``, ``truncation=0.7``.
@@ -60,8 +57,7 @@ def compile_generator(
 
     Raises:
         TypeError, ValueError: an argument of a wrong type or value; a generator with forward hooks, with control flow that
-        depends
-            on data, or that writes into its own buffers.
+            depends on data, or that writes into its own buffers.
 
     Gradients: none.
 
