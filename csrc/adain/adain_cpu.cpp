@@ -45,22 +45,18 @@ struct Forward {
     const Input<S, kLast, pre> in(p, unit, place);
     Acc* out = partial_of<Acc>(p, unit, kAdainForwardSums);
     if constexpr (kLast) {
-      Sums<S, kLast, kAdainForwardSums> sums(out, p.channels, unit.channels);
       Unit some = unit;
       some.pixels = min64(unit.pixels, unit.pixels / 16 + 4);
-      for_rows<kLast>(some, [&](int64_t r, int64_t columns) {
-        const auto row = in.row(r);
-        for_vectors<S>(columns, [&](int64_t i, auto access) { sums.add(0, row.v(i, access), i, access); });
-      });
+      sum_pixels<S, kLast, 1>(out, p.channels, some,
+                              [&](int64_t r, int64_t i, auto access, auto add)
+                                  __attribute__((always_inline)) { add(0, in.row(r).v(i, access)); });
       const Acc share = Acc(1) / static_cast<Acc>(some.pixels);
       for (int64_t i = 0; i < unit.channels; ++i) out[i] *= share;
-      for_rows<kLast>(unit, [&](int64_t r, int64_t columns) {
-        const auto row = in.row(r);
-        for_vectors<S>(columns, [&](int64_t i, auto access) {
-          const Vec d = row.v(i, access) - load<Scratch>(out + i, access);
-          sums.add(1, d, i, access), sums.add(2, d * d, i, access);
-        });
-      });
+      sum_pixels<S, kLast, 2>(out + p.channels, p.channels, unit,
+                              [&](int64_t r, int64_t i, auto access, auto add) __attribute__((always_inline)) {
+                                const Vec d = in.row(r).v(i, access) - load<Scratch>(out + i, access);
+                                add(0, d), add(1, d * d);
+                              });
     } else {
       Moments all;
       for_rows<kLast>(unit, [&](int64_t r, int64_t columns) {
@@ -68,12 +64,20 @@ struct Forward {
         const int64_t some = min64(columns, columns / 16 + 4 * S::lanes);
         const auto sum = sum_of_row<S>(some, [&](int64_t i, auto access) { return row.v(i, access); });
         const Acc centre = sum / static_cast<Acc>(some);
-        Vec deviation{}, square{};
-        for_vectors<S>(columns, [&](int64_t i, auto access) {
+        // Four sums each: shorter ones, and none waits for itself.
+        Vec deviation[4] = {}, square[4] = {};
+        const auto add = [&](int k, int64_t i, auto access) __attribute__((always_inline)) {
           const Vec d = inside(row.v(i, access) - centre, access);
-          deviation += d, square += d * d;
-        });
-        all.merge(Moments(columns, centre, sum_lanes(deviation), sum_lanes(square)));
+          deviation[k] += d, square[k] += d * d;
+        };
+        int64_t i = 0;
+        for (; i + 4 * S::lanes <= columns; i += 4 * S::lanes)
+#pragma GCC unroll 4
+          for (int k = 0; k < 4; ++k) add(k, i + k * S::lanes, Whole{});
+        for (; i + S::lanes <= columns; i += S::lanes) add(0, i, Whole{});
+        if (i < columns) add(1, i, Part{columns - i});
+        const auto total = [](const Vec(&v)[4]) { return sum_lanes((v[0] + v[1]) + (v[2] + v[3])); };
+        all.merge(Moments(columns, centre, total(deviation), total(square)));
       });
       const Acc centre = static_cast<Acc>(all.mean);
       const double off = all.mean - static_cast<double>(centre);
@@ -102,18 +106,38 @@ struct Forward {
     }
   };
 
+  // Rectangle by rectangle with the channels in the inner loops, which are vectors then.
   static void finish(const AdainParams& p, int64_t sample, int64_t begin, int64_t end) {
     const Acc* partial = at<const Acc>(p.partial, sample * p.pixel_chunks * kAdainForwardSums * p.channels);
-    for (int64_t c = begin; c < end; ++c) {
-      Moments all;
-      for (int64_t i = 0; i < p.pixel_chunks; ++i) {
-        const Acc* of = partial + i * kAdainForwardSums * p.channels + c;
-        const int64_t pixels = min64(p.pixel_chunk, p.pixels - i * p.pixel_chunk);
-        all.merge(Moments(pixels, of[0], of[p.channels], of[2 * p.channels]));
+    const double all = static_cast<double>(p.pixels);
+    for (int64_t first = begin; first < end; first += kAdainFinish) {
+      const int64_t n = min64(kAdainFinish, end - first);
+      double mean[kAdainFinish] = {}, squares[kAdainFinish] = {};
+      const auto for_rectangles = [&](auto body) {
+        for (int64_t i = 0; i < p.pixel_chunks; ++i) {
+          const Acc* centre = partial + i * kAdainForwardSums * p.channels + first;
+          const double pixels = static_cast<double>(min64(p.pixel_chunk, p.pixels - i * p.pixel_chunk));
+          body(pixels, centre, centre + p.channels, centre + 2 * p.channels);
+        }
+      };
+      for_rectangles([&](double pixels, const Acc* centre, const Acc* deviation, const Acc*) {
+        for (int64_t c = 0; c < n; ++c) mean[c] += pixels * centre[c] + deviation[c];
+      });
+      for (int64_t c = 0; c < n; ++c) mean[c] /= all;
+      for_rectangles([&](double pixels, const Acc* centre, const Acc* deviation, const Acc* square) {
+        const double share = 1 / pixels;
+        for (int64_t c = 0; c < n; ++c) {
+          const double off = deviation[c] * share, within = square[c] - off * deviation[c];
+          const double d = centre[c] + off - mean[c];
+          squares[c] += (within < 0 ? 0 : within) + d * d * pixels;  // no less than nothing by rounding
+        }
+      });
+      Acc* means = static_cast<Acc*>(p.mean) + sample * p.channels + first;
+      Acc* rstds = static_cast<Acc*>(p.rstd) + sample * p.channels + first;
+      for (int64_t c = 0; c < n; ++c) {
+        means[c] = static_cast<Acc>(mean[c]);
+        rstds[c] = static_cast<Acc>(1 / ::sqrt(squares[c] / all + p.eps));
       }
-      const int64_t plane = sample * p.channels + c;
-      static_cast<Acc*>(p.mean)[plane] = static_cast<Acc>(all.mean);
-      static_cast<Acc*>(p.rstd)[plane] = static_cast<Acc>(1 / ::sqrt(all.squares / all.count + p.eps));
     }
   }
 
@@ -154,20 +178,15 @@ struct Backward {
     const PerChannel<S, kLast> mean(p.mean, place.of_channel), rstd(p.rstd, place.of_channel);
     const Factor<S, kLast> scale(p, p.scale, place, 1), shift(p, p.shift, place);
     const auto* dy = at<const typename S::Elem>(p.dy, place.of_image);
-    Sums<S, kLast, kSums> sums(partial_of<Acc>(p, unit, kSums), p.channels, unit.channels);
-    for_rows<kLast>(unit, [&](int64_t r, int64_t columns) {
-      const auto row = in.row(r);
+    const auto body = [&](int64_t r, int64_t i, auto access, auto add) __attribute__((always_inline)) {
       const int64_t first = r * place.row_stride;
-      for_vectors<S>(columns, [&](int64_t i, auto access) {
-        const Vec n = (row.v(i, access) - mean.load(i, access)) * rstd.load(i, access);
-        const Vec s = scale.load(i, first, access);
-        Vec g = load<S>(dy + first + i, access) * f.slope(n * s + shift.load(i, first, access));
-        if (p.spatial) g *= s;
-        sums.add(0, g, i, access), sums.add(1, g * n, i, access);
-      });
-      sums.end_row();
-    });
-    sums.end();
+      const Vec n = (in.row(r).v(i, access) - mean.load(i, access)) * rstd.load(i, access);
+      const Vec s = scale.load(i, first, access);
+      Vec g = load<S>(dy + first + i, access) * f.slope(n * s + shift.load(i, first, access));
+      if (p.spatial) g *= s;
+      add(0, g), add(1, g * n);
+    };
+    sum_pixels<S, kLast, kSums>(partial_of<Acc>(p, unit, kSums), p.channels, unit, body);
   }
 
   static void finish(const AdainParams& p, int64_t sample, int64_t begin, int64_t end) {
@@ -269,25 +288,31 @@ struct DoubleBackward {
 
   static void sums(const AdainParams& p, const Unit& unit) {
     const Pixels px(p, unit);
-    Sums<S, kLast, kSums> sums(partial_of<Acc>(p, unit, kSums), p.channels, unit.channels);
-    const bool curved = px.f.curved && px.dy, spatial = p.spatial;
+    if (px.dy && (px.f.curved || p.spatial)) return sums<kSums>(p, unit, px);
+    constexpr int kFew = 5;  // the others are zero
+    Acc* out = partial_of<Acc>(p, unit, kSums);
+    for (int k = kFew; k < kSums; ++k)
+      for (int64_t i = 0; i < unit.channels; ++i) out[k * p.channels + i] = 0;
+    sums<kFew>(p, unit, px);
+  }
+
+  template <int kCount>
+  static GK_INLINE void sums(const AdainParams& p, const Unit& unit, const Pixels& px) {
+    const bool curved = kCount == kSums && px.f.curved, spatial = kCount == kSums && p.spatial;
     const Elem* dy = px.dy;
-    for (int64_t r = 0; r < rows(unit); ++r) {
-      const int64_t columns = length(unit, r);
-      const auto row = px.in.row(r);
+    const auto body = [&](int64_t r, int64_t i, auto access, auto add) __attribute__((always_inline)) {
       const int64_t first = r * px.place.row_stride;
       const PerPixel<S, kLast> noise(px.u_noise, r * px.place.pixel_stride);
-      for_vectors<S>(columns, [&](int64_t i, auto access) {
-        const Vec q = row.q(i, access);
-        const Vec n = (px.in.p.value(q) - px.mean.load(i, access)) * px.rstd.load(i, access);
-        const Vec w = px.total(i, first, noise, access) * px.in.p.slope(q);
-        sums.add(2, w, i, access), sums.add(3, w * n, i, access);
-        if (!dy) return;
-        const Vec s = px.scale.load(i, first, access), a = n * s + px.shift.load(i, first, access);
-        const Vec dy_value = load<S>(dy + first + i, access), g = dy_value * px.f.slope(a);
-        const Vec d = spatial ? g * s : g;
-        sums.add(0, d, i, access), sums.add(1, d * n, i, access), sums.add(4, d * w, i, access);
-        if (!curved && !spatial) return;
+      const Vec q = px.in.row(r).q(i, access);
+      const Vec n = (px.in.p.value(q) - px.mean.load(i, access)) * px.rstd.load(i, access);
+      const Vec w = px.total(i, first, noise, access) * px.in.p.slope(q);
+      add(2, w), add(3, w * n);
+      if (!dy) return;
+      const Vec s = px.scale.load(i, first, access), a = n * s + px.shift.load(i, first, access);
+      const Vec dy_value = load<S>(dy + first + i, access), g = dy_value * px.f.slope(a);
+      const Vec d = spatial ? g * s : g;
+      add(0, d), add(1, d * n), add(4, d * w);
+      if constexpr (kCount == kSums) {
         Vec l{};
         if (spatial) l = g * px.u_scale.load(i, first, access);
         if (curved) {
@@ -298,14 +323,12 @@ struct DoubleBackward {
             e *= s;
           }
           const Vec en = e * n;
-          sums.add(5, e, i, access), sums.add(6, en, i, access), sums.add(7, en * n, i, access);
-          sums.add(8, e * w, i, access), sums.add(9, en * w, i, access);
+          add(5, e), add(6, en), add(7, en * n), add(8, e * w), add(9, en * w);
         }
-        if (spatial) sums.add(10, l, i, access), sums.add(11, l * n, i, access);
-      });
-      sums.end_row();
-    }
-    sums.end();
+        if (spatial) add(10, l), add(11, l * n);
+      }
+    };
+    sum_pixels<S, kLast, kCount>(partial_of<Acc>(p, unit, kSums), p.channels, unit, body);
   }
   static GK_INLINE int64_t rows(const Unit& unit) { return kLast ? unit.pixels : (unit.pixels + kRow - 1) / kRow; }
   static GK_INLINE int64_t length(const Unit& unit, int64_t r) {
@@ -418,8 +441,10 @@ void run_stage(const AdainParams& p, AdainStage stage, int64_t begin, int64_t en
     }
     return;
   }
+  // The last stage begins with what the first one has read last, which is the likeliest to be in cache.
+  const bool back = stage == AdainStage::apply;
   for (int64_t i = begin; i < end; ++i)
-    for_units<kLast>(p, i, [&](const Unit& unit) {
+    for_units<kLast>(p, back ? begin + end - 1 - i : i, [&](const Unit& unit) {
       if (stage != AdainStage::apply) Pass::sums(p, unit);
       if (stage == AdainStage::whole) Pass::finish(p, unit.sample, unit.channel, unit.channel + unit.channels);
       if (stage != AdainStage::sums) Pass::apply(p, unit);

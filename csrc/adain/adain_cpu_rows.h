@@ -12,9 +12,9 @@ namespace gk {
 namespace GK_ISA {
 namespace {
 
-// Longest row in NCHW: 16 KB of floats, in L1 when the variance follows the mean; and as much as is summed in float
-// before doubles go on.
-constexpr int64_t kRow = 4096;
+// Longest row in NCHW: 16 KB of floats at most, in L1 when the variance follows the mean; and as much as is summed in float
+// before doubles go on, 256 numbers a lane. (With 1024 a lane a variance came out wrong by 1e-4 of itself.)
+constexpr int64_t kRow = 256 * kFloatLanes;
 
 struct Unit {
   int64_t sample, pixel, channel;      // where it begins
@@ -143,6 +143,11 @@ struct Factor {
   }
 };
 
+template <int n>
+struct Number {
+  static constexpr int value = n;
+};
+
 // Sums over the pixels of a unit, for each of its channels: kCount of them, in arrays of numbers a channel, `distance` apart.
 template <class S, bool kLast, int kCount>
 class Sums {
@@ -182,6 +187,43 @@ class Sums {
   Vec lanes_[kLast ? 1 : kCount] = {};
   double totals_[kLast ? 1 : kCount] = {};
 };
+
+// Sums over the pixels of a unit, as above: body(row, i, access, add) says add(k, v) for every vector. In channels_last a
+// few vectors go down all the rows together, if their sums fit into the registers; else rows are read whole.
+template <class S, bool kLast, int kCount, class Body>
+GK_INLINE void sum_pixels(typename S::Acc* out, int64_t distance, const Unit& unit, Body body) {
+  using Vec = typename S::Vec;
+  constexpr int kBlock = (GK_VEC_BYTES == 64 ? 16 : 8) / kCount;  // vectors; of 32 or 16 registers
+  if constexpr (kLast && kBlock >= 4) {
+    using Scratch = typename ScratchOf<typename S::Acc>::type;
+    const auto block = [&](int64_t first, auto many, auto access) __attribute__((always_inline)) {
+      constexpr int B = decltype(many)::value;
+      Vec sum[B][kCount] = {};
+      for (int64_t row = 0; row < unit.pixels; ++row) {
+#pragma GCC unroll 16
+        for (int b = 0; b < B; ++b)
+          body(row, first + b * S::lanes, access, [&](int k, Vec v) __attribute__((always_inline)) { sum[b][k] += v; });
+      }
+#pragma GCC unroll 16
+      for (int b = 0; b < B; ++b)
+#pragma GCC unroll 2
+        for (int k = 0; k < kCount; ++k) store<Scratch>(out + k * distance + first + b * S::lanes, sum[b][k], access);
+    };
+    int64_t i = 0;
+    for (; i + kBlock * S::lanes <= unit.channels; i += kBlock * S::lanes) block(i, Number<kBlock>{}, Whole{});
+    for (; i + S::lanes <= unit.channels; i += S::lanes) block(i, Number<1>{}, Whole{});
+    if (i < unit.channels) block(i, Number<1>{}, Part{unit.channels - i});
+  } else {
+    Sums<S, kLast, kCount> sums(out, distance, unit.channels);
+    for_rows<kLast>(unit, [&](int64_t row, int64_t columns) {
+      for_vectors<S>(columns, [&](int64_t i, auto access) __attribute__((always_inline)) {
+        body(row, i, access, [&](int k, Vec v) __attribute__((always_inline)) { sums.add(k, v, i, access); });
+      });
+      sums.end_row();
+    });
+    sums.end();
+  }
+}
 
 // ---- activations ---------------------------------------------------------------------------------------------------
 // Linear and rectifiers are compiled in; the others are chosen for every vector, which is little beside their arithmetic.

@@ -238,6 +238,7 @@ class Worker {
     arena.take(out_rows, 2 * out_pitch + L * L);  // is transposed in whole blocks
     arena.take(zero_row, max64(in_pitch, max64(mid_pitch, out_pitch)));
     arena.take(rows, max64(in_slots, half_slots));
+    arena.take(phases, p.up_x);
     arena.take(codes, p.mask_in || p.mask_out ? mid_pitch / kMaskGroup + 34 * L : 0);
   }
 
@@ -265,6 +266,12 @@ class Worker {
   }
 
  private:
+  // Every up_x-th pixel of an intermediate row, from one of the first up_x on: the first tap and how many there are, the
+  // first input pixel under them, counted from the tile's, and how many such pixels there are.
+  struct Phase {
+    int64_t tap, count, at, results;
+  };
+
   // An odd number of pixels: the rows of a ring must not all meet in the same few sets of a cache.
   static int64_t pitch(int64_t pixels) { return (pixels | 1) * L; }
 
@@ -291,6 +298,10 @@ class Worker {
     for (int64_t i = 0; i < in_slots * in_pitch; ++i) in_ring[i] = 0;
     for (int64_t i = 0; i < p.up_y * in_pitch; ++i) up_rows[i] = 0;
     for (int64_t i = 0; i < (taps.down_full ? p.down_h : 1) * mid_pitch; ++i) mid_ring[i] = 0;
+    for (int64_t k = 0; k < min64(p.up_x, cx.real1 - cx.real0); ++k) {
+      const Meeting m = geo.x.meeting(cx.real0 + k);
+      phases[k] = {m.tap, geo.x.taps_at(m), m.pixel - cx.in0, ceil_div(cx.real1 - cx.real0 - k, p.up_x)};
+    }
     next_in = next_up = INT64_MIN;
     next_mid = cy.real0;
     for (int64_t o = cy.out0; o < cy.out1;) {
@@ -316,13 +327,17 @@ class Worker {
   void gather_rows(const Range& cx, const Range& cy, int64_t begin, int64_t n) {
     if (!p.mask_out) next_mid = max64(next_mid, begin);
     for (; next_mid < min64(begin + n, p.mid_h); ++next_mid) make_mid(cx, cy, next_mid);
-    for (int64_t k = 0; k < n; ++k) {
-      const int64_t i = begin + k;
-      if (i < 0 || i >= p.mid_h)
-        rows[k] = zero_row;
-      else
-        rows[k] =
-            taps.down_full ? mid_ring + i % p.down_h * mid_pitch + skipped(cx) : half_ring + i % half_slots * out_pitch;
+    const int64_t slots = taps.down_full ? p.down_h : half_slots, step = taps.down_full ? mid_pitch : out_pitch;
+    const Acc* const ring = taps.down_full ? mid_ring + skipped(cx) : half_ring;
+    ring_rows(ring, slots, step, begin, n, p.mid_h);
+  }
+
+  // Rows [begin, begin + n) of an image of `height` rows, of which row i is in slot i % slots of a ring; zeros beyond it.
+  // (Slots are counted on, not divided for: rows may be short.)
+  void ring_rows(const Acc* ring, int64_t slots, int64_t step, int64_t begin, int64_t n, int64_t height) {
+    for (int64_t k = 0, slot = begin - floor_div(begin, slots) * slots; k < n; ++k) {
+      rows[k] = begin + k >= 0 && begin + k < height ? ring + slot * step : zero_row;
+      if (++slot == slots) slot = 0;
     }
   }
 
@@ -336,19 +351,15 @@ class Worker {
     const int64_t n = geo.y.taps_at(my);
     for (next_in = max64(next_in, max64(my.pixel, 0)); next_in < min64(my.pixel + n, p.x.size[2]); ++next_in)
       load_row(next_in, cx);
-    for (int64_t r = 0; r < n; ++r) {
-      const int64_t j = my.pixel + r;
-      rows[r] = j >= 0 && j < p.x.size[2] ? in_ring + j % in_slots * in_pitch : zero_row;
-    }
+    ring_rows(in_ring, in_slots, in_pitch, my.pixel, n, p.x.size[2]);
     if (!taps.up_full) sum_up_rows(cx, i, my, n);
     const Acc* const up_row = up_rows + my.tap * in_pitch;
-    for (int64_t j = cx.real0; j < min64(cx.real0 + p.up_x, cx.real1); ++j) {
-      const Meeting mx = geo.x.meeting(j);
-      const int64_t count = geo.x.taps_at(mx), results = ceil_div(cx.real1 - j, p.up_x);
+    for (int64_t k = 0; k < min64(p.up_x, cx.real1 - cx.real0); ++k) {
+      const Phase& x = phases[k];
       const Window<Acc> window =
-          taps.up_full ? Window<Acc>{rows, n, taps.up_xy + taps.up_xy_at[my.tap * p.up_x + mx.tap], count, 1}
-                       : Window<Acc>{&up_row, 1, taps.up_x + taps.up_x_at[mx.tap], count, 1};
-      sum_windows<V>(window, mx.pixel - cx.in0, results, mid + (j - cx.mid0) * L, p.up_x);
+          taps.up_full ? Window<Acc>{rows, n, taps.up_xy + taps.up_xy_at[my.tap * p.up_x + x.tap], x.count, 1}
+                       : Window<Acc>{&up_row, 1, taps.up_x + taps.up_x_at[x.tap], x.count, 1};
+      sum_windows<V>(window, x.at, x.results, real + k * L, p.up_x);
     }
     const bool own = i >= cy.own0 && i < cy.own1 && cx.own0 < cx.own1;
     if (p.mask_in) read_mask(cx, i);
@@ -380,12 +391,20 @@ class Worker {
     }
   }
 
+  // Asks for a row of pixels in channels_last that will be needed a row later: where there are many channels they are a
+  // page apart, where the hardware fetches nothing ahead. WRITE: they will be overwritten.
+  template <int WRITE>
+  static void fetch_pixels(const Elem* pixels, int64_t n, int64_t stride) {
+    for (int64_t i = 0; i < n; ++i) __builtin_prefetch(pixels + i * stride, WRITE, 3);
+  }
+
   void load_row(int64_t j, const Range& cx) {
     const int64_t from = within(cx.in0, 0, p.x.size[3]), to = within(cx.in1, from, p.x.size[3]);
     Acc* out = in_ring + j % in_slots * in_pitch + (from - cx.in0) * L;
     const typename V::Vec b = V::load(bias);
     if (p.channels_last) {
       const Elem* x = x_plane[0] + j * p.x.stride[2] + from * p.x.stride[3];
+      if (j + 1 < p.x.size[2]) fetch_pixels<0>(x + p.x.stride[2], to - from, p.x.stride[3]);
       if (lanes == L)
         for (int64_t i = from; i < to; ++i, x += p.x.stride[3], out += L) V::store(out, S::load(x) + b);
       else
@@ -412,6 +431,7 @@ class Worker {
     const int64_t n = cx.out1 - cx.out0;
     if (p.channels_last) {
       Elem* y = y_plane[0] + o * p.y.stride[2] + cx.out0 * p.y.stride[3];
+      if (o + 1 < p.y.size[2]) fetch_pixels<1>(y + p.y.stride[2], n, p.y.stride[3]);
       if (lanes == L)
         for (int64_t i = 0; i < n; ++i, y += p.y.stride[3]) S::store(y, V::load(row + i * L));
       else
@@ -473,6 +493,7 @@ class Worker {
   const Acc clamp;
   Acc *in_ring, *up_rows, *mid_ring, *half_ring, *out_rows, *zero_row;
   const Acc** rows;
+  Phase* phases;  // of the tile at hand
   uint8_t* codes;
   int64_t next_in = 0;  // the first input row that the ring has not had
   int64_t next_mid = 0;

@@ -10,6 +10,8 @@ namespace gk {
 namespace GK_ISA {
 namespace {
 
+constexpr int kRegisters = GK_VEC_BYTES == 64 ? 32 : 16;  // of vectors
+
 // out[m] = sum over r < rows, k < count of taps[r * count + k] * row[r][m * step + k], pixels all.
 template <class Acc>
 struct Window {
@@ -26,6 +28,26 @@ GK_INLINE typename V::Vec splat(typename V::Acc a) {
   return a - typename V::Vec{};
 }
 
+template <int N>
+struct Size {
+  static constexpr int value = N;
+};
+
+// Calls body(first, size) for blocks of WIDE of n results, size.value being a constant. One result after another would
+// wait for its own additions: what is left over is made in a whole block, with some results before it once more, or in
+// smaller blocks of LESS (two of them, at most).
+template <int WIDE, int LESS = WIDE, class Body>
+GK_INLINE void in_blocks(int64_t n, const Body& body) {
+  static_assert(LESS <= WIDE && WIDE <= 2 * LESS);
+  int64_t i = 0;
+  for (; n - i > 2 * LESS || n - i == WIDE; i += WIDE) body(i, Size<WIDE>{});
+  if (LESS < WIDE && n >= WIDE && n - i > LESS && n - i < WIDE) return body(n - WIDE, Size<WIDE>{});
+  for (; n - i >= LESS; i += LESS) body(i, Size<LESS>{});
+  if (i == n) return;
+  if (n >= LESS) return body(n - LESS, Size<LESS>{});
+  for (; i < n; ++i) body(i, Size<1>{});
+}
+
 // One row's part of B results, or that of the sum of two rows: a pixel is loaded once for all of them.
 template <class V, int COUNT, int STEP, bool TWO, int B>
 GK_INLINE void add_window(typename V::Vec (&sum)[B], const typename V::Vec (&tap)[COUNT], const typename V::Acc* p,
@@ -34,7 +56,7 @@ GK_INLINE void add_window(typename V::Vec (&sum)[B], const typename V::Vec (&tap
   for (int j = 0; j < COUNT + (B - 1) * STEP; ++j) {
     typename V::Vec v = V::load(p + j * V::lanes);
     if (TWO) v += V::load(other + j * V::lanes);
-#pragma GCC unroll 8
+#pragma GCC unroll 16
     for (int b = 0; b < B; ++b)
       if (j >= b * STEP && j - b * STEP < COUNT) sum[b] += tap[j - b * STEP] * v;
   }
@@ -51,29 +73,26 @@ void sum_windows_fixed(const Window<typename V::Acc>& w, int64_t at, int64_t n, 
                        int64_t out_step) {
   using Vec = typename V::Vec;
   constexpr int L = V::lanes;
-  constexpr int WIDE = COUNT > 12 ? 4 : 8;  // sums and taps have to share the registers
+  // Sums and taps have to share the registers: 32 of them, or 16. With several rows the more sums, the better: their
+  // taps are loaded anew for each.
+  constexpr int WIDE = COUNT > 12 ? 4 : 8;
+  constexpr int MOST = WIDE == 8 && kRegisters == 32 ? 12 : WIDE;
   const int64_t to = out_step * L;
-  typename V::Acc* const end = out + n * to;
-  int64_t from = at * L;
   if (w.rows == 1) {  // the taps stay in registers
     Vec tap[COUNT];
     load_taps<V>(tap, w.taps);
-    const typename V::Acc* p = w.row[0] + from;
-    for (; n >= WIDE; n -= WIDE, p += WIDE * STEP * L) {
-      Vec sum[WIDE] = {};
-      add_window<V, COUNT, STEP, false>(sum, tap, p, nullptr);
+    const typename V::Acc* const p = w.row[0] + at * L;
+    in_blocks<WIDE>(n, [&](int64_t i, auto size) {
+      Vec sum[size.value] = {};
+      add_window<V, COUNT, STEP, false>(sum, tap, p + i * STEP * L, nullptr);
 #pragma GCC unroll 8
-      for (int b = 0; b < WIDE; ++b, out += to) V::store(out, sum[b]);
-    }
-    for (; out != end; out += to, p += STEP * L) {
-      Vec sum[1] = {};
-      add_window<V, COUNT, STEP, false>(sum, tap, p, nullptr);
-      V::store(out, sum[0]);
-    }
+      for (int b = 0; b < size.value; ++b) V::store(out + (i + b) * to, sum[b]);
+    });
     return;
   }
-  const auto block = [&](auto& sum) {
-    Vec tap[COUNT];
+  in_blocks<MOST, WIDE>(n, [&](int64_t i, auto size) {
+    const int64_t from = (at + i * STEP) * L;
+    Vec tap[COUNT], sum[size.value] = {};
     if (w.mirrored) {
       for (int64_t r = 0; r < w.rows / 2; ++r) {
         load_taps<V>(tap, w.taps + r * COUNT);
@@ -85,18 +104,9 @@ void sum_windows_fixed(const Window<typename V::Acc>& w, int64_t at, int64_t n, 
         add_window<V, COUNT, STEP, false>(sum, tap, w.row[r] + from, nullptr);
       }
     }
-  };
-  for (; n >= WIDE; n -= WIDE, from += WIDE * STEP * L) {
-    Vec sum[WIDE] = {};
-    block(sum);
-#pragma GCC unroll 8
-    for (int b = 0; b < WIDE; ++b, out += to) V::store(out, sum[b]);
-  }
-  for (; out != end; out += to, from += STEP * L) {
-    Vec sum[1] = {};
-    block(sum);
-    V::store(out, sum[0]);
-  }
+#pragma GCC unroll 16
+    for (int b = 0; b < size.value; ++b) V::store(out + (i + b) * to, sum[b]);
+  });
 }
 
 // Any number of taps, and any step.
@@ -146,8 +156,10 @@ void sum_rows_fixed(const typename V::Acc* const* row, int64_t rows, const typen
   constexpr int L = V::lanes, FIXED = COUNT ? COUNT : 1;
   Vec tap[FIXED];
   if (COUNT) load_taps<V>(tap, taps);
-  const auto block = [&](auto& sum, int64_t at) {
-    constexpr int B = sizeof(sum) / sizeof(Vec);
+  in_blocks<8>(n, [&](int64_t first, auto size) {
+    constexpr int B = size.value;
+    const int64_t at = first * L;
+    Vec sum[B] = {};
     if constexpr (COUNT > 0) {
 #pragma GCC unroll 32
       for (int r = 0; r < COUNT; ++r)
@@ -162,16 +174,7 @@ void sum_rows_fixed(const typename V::Acc* const* row, int64_t rows, const typen
     }
 #pragma GCC unroll 8
     for (int b = 0; b < B; ++b) V::store(out + at + b * L, sum[b]);
-  };
-  int64_t at = 0;
-  for (; n >= 8; n -= 8, at += 8 * L) {
-    Vec sum[8] = {};
-    block(sum, at);
-  }
-  for (; n > 0; --n, at += L) {
-    Vec sum[1] = {};
-    block(sum, at);
-  }
+  });
 }
 
 template <class V>
@@ -196,8 +199,10 @@ void sum_row_pairs(const typename V::Acc* const* row, const typename V::Acc* a, 
   Vec tap_a[COUNT], tap_b[STEP ? 1 : COUNT];
   load_taps<V>(tap_a, a);
   if (STEP == 0) load_taps<V>(tap_b, b);
-  const auto block = [&](auto& sum, auto& other, int64_t at) {
-    constexpr int B = sizeof(sum) / sizeof(Vec);
+  in_blocks<kRegisters == 32 ? 6 : 4>(n, [&](int64_t begin, auto size) {
+    constexpr int B = size.value;
+    const int64_t at = begin * L;
+    Vec sum[B] = {}, other[B] = {};
 #pragma GCC unroll 32
     for (int r = 0; r < COUNT + STEP; ++r)
 #pragma GCC unroll 8
@@ -208,16 +213,7 @@ void sum_row_pairs(const typename V::Acc* const* row, const typename V::Acc* a, 
       }
 #pragma GCC unroll 8
     for (int i = 0; i < B; ++i) V::store(first + at + i * L, sum[i]), V::store(second + at + i * L, other[i]);
-  };
-  int64_t at = 0;
-  for (; n >= 4; n -= 4, at += 4 * L) {
-    Vec sum[4] = {}, other[4] = {};
-    block(sum, other, at);
-  }
-  for (; n > 0; --n, at += L) {
-    Vec sum[1] = {}, other[1] = {};
-    block(sum, other, at);
-  }
+  });
 }
 
 // Lanes become rows: v[i][j] = v[j][i]. One step puts v[i] and v[i + half] in turn, which moves the highest bit of a

@@ -9,7 +9,11 @@ namespace gk {
 namespace GK_ISA {
 namespace {
 
-constexpr int64_t kLines = 64;  // lines of y taken together: four cache lines of each line of x, which prefetching sees
+constexpr int64_t kLines = 64;  // lines of y taken together: four cache lines of each line of x
+// Lines of NCHW are a plane apart, and more of them than the hardware follows: they are fetched so many numbers ahead,
+// whether they are read or written. (4 x 64 x 128^2 floats, one thread: scaled into channels_last in 1.8 instead of 4.2 ms, a
+// layer's end back into NCHW in 2.8 instead of 5.9; a copy takes 1.6.)
+constexpr int64_t kAhead = kLines;
 
 // v[i] lane j becomes v[j] lane i. One round sends row i to 2 i, and 2 i + 1 for its upper half, of its half of the rows.
 template <int LANES, class Vec>
@@ -40,7 +44,7 @@ struct Some {
 
 // A rectangle of an image: lines of y, of which line r begins at y + r * y_stride. Its number i is number r of line i of x,
 // which begins at x + i * x_stride.
-template <class S, Act act>
+template <class S, Act act, bool TO_LAST>
 struct Turn {
   using Elem = typename S::Elem;
   const Elem* x;
@@ -56,21 +60,27 @@ struct Turn {
     const Elem* from = x + column * x_stride + row;
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
-      if (i < along.n) v[i] = load<S>(from + i * x_stride, down.access);
+      if (i < along.n) {
+        if (TO_LAST) __builtin_prefetch(from + i * x_stride + kAhead, 0);
+        v[i] = load<S>(from + i * x_stride, down.access);
+      }
     transpose<L>(v);
     Elem* to = y + row * y_stride + column;
 #pragma GCC unroll 16
     for (int i = 0; i < L; ++i)
       if (i < down.n) {
         const Line<S> line = lines[row + i];
+        if (!TO_LAST) __builtin_prefetch(to + i * y_stride + kAhead, 1);
         store<S>(to + i * y_stride, act_output<act>(line.apply(v[i], column, along.access), settings), along.access);
       }
   }
 
   void rectangle(int64_t rows, int64_t columns) const {
     constexpr int L = S::lanes;
-    for (int64_t band = 0; band < rows; band += kLines) {
-      const int64_t end = min64(rows, band + kLines);
+    // Planes of 2^n pixels meet in few sets of a cache, which cannot hold many lines of y in NCHW at a time.
+    constexpr int64_t kBand = TO_LAST ? kLines : L;
+    for (int64_t band = 0; band < rows; band += kBand) {
+      const int64_t end = min64(rows, band + kBand);
       for (int64_t column = 0; column < columns; column += L)
         for (int64_t row = band; row < end; row += L) {
           const int64_t down = min64(end - row, L), along = min64(columns - column, L);
@@ -101,11 +111,11 @@ void run(const ModulateParams& p, int64_t begin, int64_t end) {
       const Elem* x = at<const Elem>(p.x, p.channels_last ? nchw : last);
       Elem* y = at<Elem>(p.y, p.channels_last ? last : nchw);
       if (p.channels_last)
-        Turn<S, tag.act>{x, y, p.pixels, p.channels, Lines<S>{nullptr, n.noise, n.scale, n.b}, settings}.rectangle(
-            r.pixels, r.channels);
+        Turn<S, tag.act, true>{x, y, p.pixels, p.channels, Lines<S>{nullptr, n.noise, n.scale, n.b}, settings}
+            .rectangle(r.pixels, r.channels);
       else
-        Turn<S, tag.act>{x, y, p.channels, p.pixels, Lines<S>{n.scale, n.b, nullptr, n.noise}, settings}.rectangle(
-            r.channels, r.pixels);
+        Turn<S, tag.act, false>{x, y, p.channels, p.pixels, Lines<S>{n.scale, n.b, nullptr, n.noise}, settings}
+            .rectangle(r.channels, r.pixels);
     }
   });
 }

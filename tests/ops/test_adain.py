@@ -4,6 +4,9 @@ save and launch, statistics that are hard to take, bad input, and random argumen
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -207,6 +210,17 @@ def test_a_plane_that_begins_unlike_the_rest(distance: float, layout: torch.memo
     assert float((y - truth).abs().max()) <= 16 * 2.0**-23 * float(truth.abs().max())
 
 
+@NATIVE
+@pytest.mark.skipif("GANKERN_CPU_LEVEL" in os.environ, reason="this is such a process")
+@pytest.mark.parametrize("level", ["baseline", "avx2"])
+def test_lower_instruction_sets(level: str) -> None:
+    """Narrower vectors make longer sums: the tests of precision once more."""
+    environment = {**os.environ, "GANKERN_CPU_LEVEL": level}
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-k", "dwarfs or unlike or large_planes", "-p", "no:cacheprovider"]
+    done = subprocess.run([*command, __file__], env=environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -225,7 +239,7 @@ def test_constant_planes(value: float, dtype: torch.dtype, layout: torch.memory_
 
 @NATIVE
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("shape", [(1, 2, 300, 301), (1, 40, 100, 90), (3, 5, 70, 71)])
+@pytest.mark.parametrize("shape", [(1, 2, 300, 301), (1, 40, 100, 90), (3, 5, 70, 71), (1, 149, 20, 33)])
 def test_large_planes_on_the_cpu(shape: tuple[int, int, int, int], layout: torch.memory_format) -> None:
     """Several rows and several rectangles of a plane, of unlike lengths: values and derivatives against float64."""
     sample = samples._sample("large", shape, "swish", noise=(1, 1, *shape[2:]), bias=True, pre_act="lrelu")

@@ -243,6 +243,20 @@ def test_exact(name: str, channels_last: bool) -> None:
     torch.testing.assert_close(y.double(), want, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("name", ["T", "R", "T down 4", "full both"])
+def test_every_width(name: str) -> None:
+    """Sums are made in blocks of several results; what is left over, in blocks that overlap, or one by one."""
+    case = CASES[name]
+    for width in range(1, 41):
+        mid = (width - 1) * case.down[0] + taps_of(case.fd)[0]
+        narrow = replace(case, shape=(1, 2, 7, width + 3), mid=(mid, case.down[1] + taps_of(case.fd)[1]))
+        t = Inputs.of(narrow, width)
+        want, codes = plain(narrow, t)
+        y, mask = run(narrow, t, want_mask=True, spread=True)
+        assert torch.equal(y.double(), want), width
+        assert mask is not None and torch.equal(mask, packed(codes, False)), width
+
+
 @pytest.mark.parametrize("channels_last", [False, True], ids=["nchw", "channels_last"])
 @pytest.mark.parametrize("dtype", DTYPES[1:], ids=str)
 @pytest.mark.parametrize("name", SMALL)
