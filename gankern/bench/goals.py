@@ -206,23 +206,23 @@ REASONS: tuple[Reason, ...] = (
     ),
     Reason(
         "modulated_conv2d", "stylegan2_64x*", "forward", "cpu", "time_over_plain_conv",
-        "in channels_last two passes around the convolution, each at the speed of a copy: without page faults 35 ms against 29.5 "
-        "(CPU time of one thread, November 2026); the plans of compile_generator save one of them", "channels_last",
+        "in channels_last two passes around the convolution, each at the speed of a copy: without page faults 35 ms against "
+        "29.5 (CPU time of one thread, November 2026); the plans of compile_generator save one of them", "channels_last",
     ),
     Reason(
         "filtered_lrelu", "stylegan3_r*", "forward", "cpu", "speedup_eager",
-        "eager's depthwise convolution is 1.6 times faster in channels_last than in NCHW, and the inner loop of ours, most of its "
-        "time, runs at about 80 % of the FMA peak (CPU time, November 2026): 20 times is out of reach", "channels_last",
+        "eager's depthwise convolution is 1.6 times faster in channels_last than in NCHW, and the inner loop of ours, most of "
+        "its time, runs at about 80 % of the FMA peak (CPU time, November 2026): 20 times is out of reach", "channels_last",
     ),
     Reason(
         "adain", "stylegan_128x256*", "double_backward", "cpu", "speedup_eager",
-        "a third to a half of the time is the penalty itself, which is PyTorch's on both sides, most of it page faults on four fresh "
-        "tensors of 67 MB; the three kernels take 75 ms of 226 to 250 (CPU time of one thread, November 2026)",
+        "a third to a half of the time is the penalty itself, which is PyTorch's on both sides, most of it page faults on four "
+        "fresh tensors of 67 MB; the three kernels take 75 ms of 226 to 250 (CPU time of one thread, November 2026)",
     ),
     Reason(
         "upfirdn2d", "blur_4x4_256*", "forward", "cpu", "speedup_eager",
-        "of 18 ms, 11.8 are the system's, which clears the fresh output of 67 MB; the other 6 move 134 MB (CPU time of one thread, "
-        "November 2026)",
+        "of 18 ms, 11.8 are the system's, which clears the fresh output of 67 MB; the other 6 move 134 MB (CPU time of one "
+        "thread, November 2026)",
     ),
 )  # fmt: skip
 """What is known. A row's own numbers say more: its share of a copy, its ceiling (``performance.why``)."""
