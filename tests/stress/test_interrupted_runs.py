@@ -19,7 +19,8 @@ ROOT = Path(__file__).resolve().parents[2]
 
 # Records rows without a pause, each larger than what one write to the file system takes.
 RECORDER = """
-import pathlib, sys
+import pathlib, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are started with it ignored
 from gankern.bench.results import Results
 results = Results(pathlib.Path(sys.argv[1]), "quick", {})
 while True:
