@@ -442,7 +442,43 @@ void stress_grid_sample() {
 #endif
 
 #if defined(GK_STRESS_modulated_conv2d)
+void stress_modulated_conv2d_tail() {
+  ModulatedConv2dTailParams p{};
+  const DType dtypes[] = {DType::f32, DType::f16, DType::bf16}, acc = DType::f32;
+  p.dtype = dtypes[integer(0, 2)], p.act = any_act();
+  p.alpha = real(0, 1), p.gain = real(0.1, 2), p.clamp = flag() ? real(0.1, 2) : -1,
+  p.rgb_clamp = flag() ? real(0.1, 2) : -1;
+  const int64_t n = p.samples = integer(1, 3), c = p.channels = flag() ? integer(1, 70) : integer(500, 600);
+  p.height = integer(1, 9), p.width = integer(1, 9), p.z_height = p.height, p.z_width = p.width;
+  const bool filter = flag();
+  if (filter) {
+    p.taps = static_cast<const float*>(input(2 * kTailTaps, acc));
+    p.phases = flag();
+    p.z_height = p.phases ? 2 * integer(1, 5) : integer(1, 9), p.z_width = p.phases ? 2 * integer(1, 5) : integer(1, 9);
+    p.pad_y = integer(0, 3), p.pad_x = integer(0, 3);
+  }
+  p.z = input(n * p.z_height * p.z_width * c, p.dtype);
+  p.scale_stride = c + integer(0, 5), p.next_stride = c + integer(0, 5);
+  p.scale = static_cast<const float*>(maybe(n * p.scale_stride, acc));
+  p.next = static_cast<const float*>(maybe(n * p.next_stride, acc));
+  p.noise_samples = flag() ? n : 1;
+  p.noise = static_cast<const float*>(maybe(p.noise_samples * p.height * p.width, acc));
+  p.b = static_cast<const float*>(maybe(c, acc));
+  const bool rgb = !filter && flag();
+  if (!rgb || flag()) p.y = output(n * p.height * p.width * c, p.dtype);
+  if (rgb) {
+    const int64_t colours = n * kTailColours * p.height * p.width;
+    p.rgb_weight = static_cast<const float*>(input(n * kTailColours * c, acc));
+    p.rgb_b = static_cast<const float*>(maybe(kTailColours, acc));
+    p.base = static_cast<const float*>(maybe(colours, acc));
+    p.rgb = static_cast<float*>(output(colours, acc));
+  }
+  const auto run = [&](int64_t b, int64_t e) { modulated_conv2d_tail_cpu(p, b, e); };
+  check("modulated_conv2d_tail", {{n * p.height, run}});
+}
+
 void stress_modulated_conv2d() {
+  if (flag()) return stress_modulated_conv2d_tail();
   ModulatedConv2dParams p{};
   p.dtype = flag() ? DType::f32 : DType::f64;
   p.outputs = any_size(40), p.inputs = any_size(40), p.taps = any_size(16), p.channels_last = flag();
