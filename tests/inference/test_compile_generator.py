@@ -238,7 +238,8 @@ def test_memory_does_not_grow() -> None:
     compiled = gankern.compile_generator(generator, 2)
 
     def living() -> tuple[int, int]:
-        gc.collect()
+        while gc.collect():  # what other tests left behind, too
+            pass
         found = [t for t in gc.get_objects() if isinstance(t, Tensor)]
         return len(found), sum(t.untyped_storage().nbytes() for t in found if t.layout == torch.strided)
 
@@ -246,7 +247,8 @@ def test_memory_does_not_grow() -> None:
     before = living()
     for _ in range(200):
         compiled(z)
-    assert living() == before
+    after = living()
+    assert after[0] <= before[0] and after[1] <= before[1]
 
 
 def test_calls_of_several_threads_wait_for_each_other() -> None:
