@@ -101,13 +101,12 @@ def undisturbed() -> bool:
 SMALL = 131072
 """Elements of an image up to which an operator's definition is faster than its kernels, see :func:`small`.
 
-From short calls on one thread of a CPU with AVX-512, with cold caches, as between two layers: what PyTorch computes in one step
-is faster than a kernel and the Python around it up to there; bias, leaky ReLU, gain and clamp, one after the other, up to a
-fourth of it.
+From short calls on a CPU with AVX-512, one thread and two: what PyTorch computes in one step is faster than a kernel and the
+Python around it up to there; several steps up to a fourth of it, beyond which each of them starts PyTorch's threads.
 """
 
 
-def small(x: torch.Tensor, passes: int = 2) -> bool:
+def small(x: torch.Tensor, passes: int = 1) -> bool:
     """Whether ``x`` has so few elements that a call costs more than it computes, and nothing speaks against the definition.
 
     ``passes`` is how many times the definition goes over the images, of which a kernel saves all but one.
@@ -121,7 +120,7 @@ def small(x: torch.Tensor, passes: int = 2) -> bool:
     kind = type(x)
     return (
         (kind is torch.Tensor or kind is torch.nn.Parameter)
-        and 0 < x.numel() <= (SMALL if passes <= 2 else SMALL // (passes - 1))
+        and 0 < x.numel() <= (SMALL if passes <= 1 else SMALL // 4)
         and x.is_cpu
         and (x.dtype is torch.float32 or x.dtype is torch.float64)
         and x.is_contiguous()

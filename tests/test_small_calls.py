@@ -94,7 +94,7 @@ def test_small_images_take_the_definition_and_explain_says_so() -> None:
     assert names == (["cpu"] if NATIVE.cpu else []) + ["reference"]
 
 
-@pytest.mark.parametrize("passes, most", [(1, 1.0), (2, 1.0), (3, 0.5), (5, 0.25)])
+@pytest.mark.parametrize("passes, most", [(1, 1.0), (2, 0.25), (5, 0.25)])
 def test_the_more_passes_the_smaller(passes: int, most: float) -> None:
     size = int(_dispatch.SMALL * most)
     assert _dispatch.small(torch.empty(size), passes)

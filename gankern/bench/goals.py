@@ -210,6 +210,11 @@ REASONS: tuple[Reason, ...] = (
         "29.5 (CPU time of one thread, November 2026); the plans of compile_generator save one of them", "channels_last",
     ),
     Reason(
+        "modulated_conv2d", "stylegan2_256x64*|stylegan2_64x256*|stylegan2_128x128*|stylegan2_512x32_b1", "backward", "cpu",
+        "speedup_eager", "the ceiling is near: with two threads eager takes 1.08 to 1.31 times what the plain convolution and "
+        "its two gradients take by themselves (November 2026)",
+    ),
+    Reason(
         "filtered_lrelu", "stylegan3_r*", "forward", "cpu", "speedup_eager",
         "eager's depthwise convolution is 1.6 times faster in channels_last than in NCHW, and the inner loop of ours, most of "
         "its time, runs at about 80 % of the FMA peak (CPU time, November 2026): 20 times is out of reach", "channels_last",
