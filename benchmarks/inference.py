@@ -18,15 +18,15 @@ from pathlib import Path
 import torch
 
 from gankern._files import write_json
-from gankern.bench.inference import CONTENDERS, FAMILIES_MEASURED, measure
-from gankern.bench.models import _config
-from gankern.models import config_of
+from gankern.bench.inference import CONTENDERS, measure
+from gankern.bench.models import small_config
+from gankern.models import FAMILIES, config_of
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure and print; gives the exit code."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.inference", description=__doc__.splitlines()[0])
-    parser.add_argument("--families", default=",".join(FAMILIES_MEASURED), help="names, with commas; with --size tiny")
+    parser.add_argument("--families", default=",".join(FAMILIES), help="names, with commas; with --size tiny")
     parser.add_argument("--size", default="tiny", help="'tiny', or a preset such as stylegan2-256")
     parser.add_argument("--channel-base", type=int, help="of a preset that has one: 16384 is half of StyleGAN2's width")
     parser.add_argument("--batch", default="1", help="numbers, with commas")
@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     changes = {} if given.channel_base is None else {"channel_base": given.channel_base}
     configs = {}
     if given.size == "tiny":
-        configs = {family: _config(family) for family in given.families.split(",")}
+        configs = {family: small_config(family) for family in given.families.split(",")}
     else:
         configs = {given.size: config_of(given.size).replace(**changes)}
     print(f"milliseconds, {torch.get_num_threads()} threads; in brackets: compiled over it")

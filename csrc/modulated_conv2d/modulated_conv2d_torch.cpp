@@ -105,9 +105,8 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
   m.def("modulated_conv2d_squares_cpu(Tensor w, Tensor(a!) q, bool channels_last) -> ()");
   m.def(
       "modulated_conv2d_tail_cpu(Tensor z, bool phases, Tensor? taps, int pad_y, int pad_x, Tensor? scale, Tensor? "
-      "noise, Tensor? "
-      "b, "
-      "Tensor? next, Tensor? rgb_weight, Tensor? rgb_b, Tensor? base, Tensor(a!)? y, Tensor(b!)? rgb, int act, "
+      "noise, Tensor? b, Tensor? next, Tensor? rgb_weight, Tensor? rgb_b, Tensor? base, Tensor(a!)? y, Tensor(b!)? "
+      "rgb, int act, "
       "float alpha, float gain, float clamp, float rgb_clamp) -> ()");
 }
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {

@@ -15,6 +15,11 @@ from typing import Any
 from gankern.bench.rows import Row
 
 
+def _fits(sample: str, patterns: str) -> bool:
+    """Whether one of several patterns, separated by '|', is that of a sample."""
+    return any(fnmatchcase(sample, pattern) for pattern in patterns.split("|"))
+
+
 @dataclass(frozen=True)
 class Goal:
     """``metric`` of the matching rows must reach ``must`` and would like to reach ``stretch``.
@@ -46,16 +51,11 @@ class Goal:
         return (
             self.kind == kind
             and self.direction == row.direction
-            and any(fnmatchcase(row.sample, pattern) for pattern in self.sample.split("|"))
-            and all(
-                fnmatchcase(value, pattern)
-                for value, pattern in (
-                    (row.op, self.op),
-                    (row.dtype, self.dtype),
-                    (row.layout, self.layout),
-                    (row.backend, self.backend),
-                )
-            )
+            and _fits(row.sample, self.sample)
+            and fnmatchcase(row.op, self.op)
+            and fnmatchcase(row.dtype, self.dtype)
+            and fnmatchcase(row.layout, self.layout)
+            and fnmatchcase(row.backend, self.backend)
         )
 
     def verdict(self, value: float | None) -> str:
@@ -187,6 +187,17 @@ class Reason:
     text: str
     layout: str = "*"
 
+    def matches(self, row: Row, kind: str, metric: str) -> bool:
+        """Whether it is about this number of the row on this kind of device."""
+        return (
+            self.kind == kind
+            and _fits(row.sample, self.sample)
+            and fnmatchcase(row.op, self.op)
+            and fnmatchcase(row.direction, self.direction)
+            and fnmatchcase(row.layout, self.layout)
+            and fnmatchcase(metric, self.metric)
+        )
+
 
 _ALONE = "the layer's convolutions alone (CPU time of one thread, November 2026)"
 
@@ -235,13 +246,8 @@ REASONS: tuple[Reason, ...] = (
 
 def reason(row: Row, kind: str, metric: str, reasons: Sequence[Reason] | None = None) -> str:
     """The measured reasons for a row's missed goal, '' where nobody has measured one."""
-    found = []
-    for each in REASONS if reasons is None else reasons:
-        pairs = ((row.op, each.op), (row.direction, each.direction), (row.layout, each.layout), (metric, each.metric))
-        sampled = any(fnmatchcase(row.sample, pattern) for pattern in each.sample.split("|"))
-        if each.kind == kind and sampled and all(fnmatchcase(value, pattern) for value, pattern in pairs):
-            found.append(each.text)
-    return "; ".join(found)
+    known = REASONS if reasons is None else reasons
+    return "; ".join(each.text for each in known if each.matches(row, kind, metric))
 
 
 def judge(row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS) -> list[dict[str, Any]]:

@@ -1,5 +1,4 @@
-"""Generators compiled for inference: ``gankern.compile_generator`` beside the module, eager PyTorch, its convolutions alone and
-ONNX.
+"""``gankern.compile_generator`` beside the module, eager PyTorch, its convolutions alone and onnxruntime.
 
 - ``compiled_generator``: every family at the size of ``models.py``, against eager PyTorch (``ops='reference'``), with the fused
   module (``module``), the compiled plan's convolutions alone (``plain_conv``) and onnxruntime (``onnxruntime``) beside it.
@@ -23,9 +22,10 @@ from torch import Tensor, nn
 
 from gankern._dispatch import OpSpec
 from gankern._samples import Sample
-from gankern.bench.models import MODELS, _config
+from gankern._scopes import own_random
+from gankern.bench.models import MODELS, small_config
 from gankern.inference import CompiledGenerator, compile_generator
-from gankern.models import FAMILIES, ModelConfig, example_inputs, from_config
+from gankern.models import ModelConfig, example_inputs, from_config
 
 if TYPE_CHECKING:
     from gankern.bench.rows import Row
@@ -42,8 +42,7 @@ def settings_of(family: str) -> dict[str, Any]:
 
 def generators(config: ModelConfig, seed: int = 0) -> tuple[nn.Module, nn.Module]:
     """The generator in evaluation mode, fused and of plain PyTorch with the same parameters; noise strengths are 0.1."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with own_random(seed):
         fused = from_config(config).generator.eval().requires_grad_(False)
     for name, parameter in fused.named_parameters():
         if name.endswith("noise_strength"):
@@ -112,8 +111,7 @@ def measure(
         rounds: turns. Default 5.
         names: contenders, of :data:`CONTENDERS`.
         cpu_time: time of this process' threads in place of the clock on the wall: with one thread, it does not see other
-        processes.
-            Default False.
+            processes. Default False.
 
     Returns:
         Milliseconds by name.
@@ -145,7 +143,7 @@ def _networks(family: str, named: Mapping[str, Any]) -> dict[str, Any]:
         _kept.clear()
         given = [named[k] for k in sorted(named) if k.startswith(_GIVEN)]
         device, dtype = given[0].device, given[0].dtype
-        config = _config(family)
+        config = small_config(family)
         state = {k.removeprefix(_STATE): v for k, v in named.items() if k.startswith(_STATE)}
         fused = from_config(config).generator.to(device, dtype).eval()
         eager = from_config(config, "reference").generator.to(device, dtype).eval()
@@ -198,6 +196,3 @@ def extras(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 EXTRAS = dict.fromkeys(INFERENCE, extras)
-
-FAMILIES_MEASURED = tuple(FAMILIES)
-"""What ``python -m benchmarks.inference`` measures unless told otherwise."""

@@ -42,7 +42,7 @@ _SIZES: dict[str, dict[str, Any]] = {
 _kept: dict[str, Any] = {}
 
 
-def _config(name: str) -> ModelConfig:
+def small_config(name: str) -> ModelConfig:
     """The settings that a family is measured with."""
     return FAMILIES[name].tiny.replace(**_SIZES.get(name, {}))
 
@@ -52,7 +52,7 @@ def _make(name: str) -> Callable[..., dict[str, Any]]:
 
     def make(dtype: torch.dtype, device: torch.device, generator: torch.Generator) -> dict[str, Any]:
         with own_random(0):
-            gan = from_config(_config(name))
+            gan = from_config(small_config(name))
         kwargs: dict[str, Any] = {"family": name}
         # A seed with which no rectifier stands at its kink, which a penalty would feel.
         for prefix, given in zip((_GENERATOR, _CRITIC), example_inputs(gan, BATCH, seed=1, dtype=dtype), strict=True):
@@ -71,7 +71,7 @@ def _gan(family: str, ops: str, training: bool, named: dict[str, Tensor]) -> GAN
         _kept.update(key=key, named=named)  # named: as long as these tensors live, no others have their ids
     if ops not in _kept:
         first = named[_GENERATOR + "0"]
-        gan = from_config(_config(family), ops).to(first.device, first.dtype).train(training)
+        gan = from_config(small_config(family), ops).to(first.device, first.dtype).train(training)
         gan.load_state_dict({k.removeprefix(_STATE): v for k, v in named.items() if k.startswith(_STATE)})
         _kept[ops] = gan
     made: GAN = _kept[ops]
@@ -210,7 +210,7 @@ def _samples() -> list[Sample]:
     """One for each family, in float32: half types alone are not what models are trained or sampled in."""
     made = []
     for name, family in FAMILIES.items():
-        description = f"{name} at {_config(name).resolution}^2 x {BATCH}, few channels: {family.title}"
+        description = f"{name} at {small_config(name).resolution}^2 x {BATCH}, few channels: {family.title}"
         wide = (torch.float32, torch.float64)
         tags = frozenset({"quick", "full"})
         made.append(Sample(name, _make(name), (), tags, layouts=("nchw",), dtypes=wide, description=description))

@@ -7,7 +7,6 @@ does not depend on inputs or random numbers is computed once and for all while r
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -262,9 +261,4 @@ def record(
     return Program(recorder.nodes, list(inputs), outputs, recorder.dynamic, recorder.folded, recorder.keep)
 
 
-def nbytes(t: Tensor) -> int:
-    """Bytes that the elements of a tensor take."""
-    return math.prod(t.shape) * t.element_size()
-
-
-__all__ = ["Node", "Program", "Recorder", "aten", "nbytes", "plain", "record", "storage_of", "tensors", "turned"]
+__all__ = ["Node", "Program", "Recorder", "aten", "plain", "record", "storage_of", "tensors", "turned"]

@@ -227,15 +227,10 @@ def link(program: Program) -> int:
         # First of all, for there is no way back once styles are applied.
         if colours and not _take_colours(program, node, colours[0], args):
             continue
-        if scales:
-            if not _hoist(program, node, scales[0], [scales[0].args[1]]):
-                if colours:
-                    node.args = tuple(args)
-                    node.writes = [t for t in (args[Y], args[RGB]) if t is not None]
-                continue
-            _take_scale(program, node, scales[0], args)
-        else:
+        if not scales:
             args[Y] = None
+        elif _hoist(program, node, scales[0], [scales[0].args[1]]):
+            _take_scale(program, node, scales[0], args)
         node.args = tuple(args)
         node.writes = [t for t in (args[Y], args[RGB]) if t is not None]
     return before - len(program.nodes)
