@@ -82,6 +82,14 @@ def test_every_number_of_the_page_comes_from_a_row(root: Path) -> None:
     assert "| >= 10 | 20 | 0.0765 | missed |" in after
 
 
+def test_a_wrong_row_reaches_no_goal() -> None:
+    goal = {"metric": "speedup_eager", "must": 2, "stretch": 3, "at_most": False, "value": 5.0, "verdict": "stretch"}
+    row = network_row("forward", 5.0) | {"goals": [goal]}
+    assert performance.judged([row], "cpu")[0] == "1 goals: 1 stretch."
+    made = performance.judged([row | {"status": "wrong", "note": "ours differs from eager by 0.5"}], "cpu")
+    assert made[0] == "1 goals: 1 wrong result." and "| wrong result | ours differs from eager by 0.5 |" in made[-1]
+
+
 def test_the_latest_of_two_files_counts(root: Path) -> None:
     folder = root / "benchmarks" / "results" / DEVICE
     data = json.loads((folder / "quick.json").read_text())

@@ -27,6 +27,7 @@ BEGIN, END = "<!-- results: python -m benchmarks.readme -->", "<!-- end of resul
 PEERS = "gankern-peers 1"
 DIRECTIONS = ("forward", "backward", "double_backward")
 COLUMNS = ("what", "forward", "forward + backward", "gradient penalty", "over torch.compile", "memory saved", "of copy speed")
+_WRONG = "wrong result"
 _APART = frozenset({*MODELS, *NETWORKS, *INFERENCE})
 """What has tables of its own."""
 
@@ -274,19 +275,21 @@ def why(row: Row, kind: str, goal: Mapping[str, Any]) -> str:
 
 def judged(rows: Sequence[Row], kind: str) -> list[str]:
     """Every goal of the measured rows: verdict, and the measured reason where one is missed."""
-    lines, counts = [], dict.fromkeys(("stretch", "must", "missed", "unmeasured"), 0)
+    lines, counts = [], dict.fromkeys(("stretch", "must", "missed", "unmeasured", _WRONG), 0)
     for row in rows:
         for goal in row["goals"]:
-            counts[goal["verdict"]] += 1
+            # However fast: a row whose result is not right reaches nothing.
+            verdict = _WRONG if row["status"] == "wrong" else goal["verdict"]
+            counts[verdict] += 1
             sign, bound = "<=" if goal["at_most"] else ">=", goal["must"]
             value = "-" if goal["value"] is None else f"{goal['value']:.3g}"
-            short = goal["verdict"] in ("missed", "unmeasured")
-            reason = why(row, kind, goal) if short else ""
+            short = verdict in ("missed", "unmeasured")
+            reason = row["note"] if verdict == _WRONG else why(row, kind, goal) if short else ""
             name, far = f"`{row['op']}` {table.row_of(row).title}", f"{goal['stretch']:g}"
-            lines.append((name, goal["metric"], f"{sign} {bound:g}", far, value, goal["verdict"], reason or " "))
+            lines.append((name, goal["metric"], f"{sign} {bound:g}", far, value, verdict, reason or " "))
     if not lines:
         return []
-    order = {"missed": 0, "unmeasured": 1, "must": 2, "stretch": 3}
+    order = {_WRONG: 0, "missed": 1, "unmeasured": 2, "must": 3, "stretch": 4}
     lines.sort(key=lambda line: order[line[5]])
     summary = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
     head = ("row", "number", "must", "stretch", "measured", "verdict", "why it is missed")
