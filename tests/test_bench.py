@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -388,3 +389,36 @@ def test_where_eager_is_wrong_float64_decides(monkeypatch: pytest.MonkeyPatch) -
         _, complaint, note = made.disagreement()
         assert (complaint is not None) == wrong
         assert ("eager is wrong" in note) != wrong
+
+
+@pytest.mark.parametrize(
+    ("own", "others", "verdict"),
+    [
+        (1e-7, 2e-4, "rounding"),  # ours is right, eager off by what kinks do
+        (3e-4, 2e-4, "rounding"),
+        (5e-4, 2e-4, "wrong"),  # more than rounding ratio
+        (1e-2, 1e-2, "wrong"),  # nobody is near: no yardstick
+        (1e-7, 1e-2, "eager is wrong"),
+        (2e-3, 1e-7, "wrong"),
+        (2e-4, 1e-7, "wrong"),
+    ],
+)
+def test_in_float32_rounding_at_kinks_is_held_to_eagers_own(
+    own: float, others: float, verdict: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def off(by: float) -> Callable[[torch.Tensor], torch.Tensor]:
+        # In opposite directions, so that the two are never nearer to each other than to the truth.
+        return lambda x: x * x if x.dtype == torch.float64 else x * x * (1 + by)
+
+    spec = OpSpec("square", off(own), off(-others), lambda **_: (), None, _spec(_square).samples)
+    monkeypatch.setattr(_dispatch, "OPS", {"square": spec})
+    monkeypatch.setattr(rows, "STEPS", {})
+    monkeypatch.setattr(rows, "METRICS", {})
+    rows._look.cache_clear()
+    made = case.Case(next(row for row in rows.selections("quick", "cpu") if row.dtype == "float32"), CPU)
+    for contender in made.contenders[:2]:
+        made.seen(contender.name, contender.call())
+    error, complaint, note = made.disagreement()
+    assert error is not None and error > 1e-4
+    assert (complaint is not None) == (verdict == "wrong"), (complaint, note)
+    assert note.startswith(verdict) or verdict == "wrong"

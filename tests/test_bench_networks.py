@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from gankern.bench import case, convolutions, goals, networks, rows, session, timing
+from gankern.bench import case, convolutions, extras, goals, networks, rows, session, timing
 from gankern.bench.convolutions import Convolutions
 from gankern.bench.goals import GOALS, Reason
 from gankern.bench.rows import Row
@@ -131,6 +131,35 @@ def test_a_row_has_its_contenders_and_its_ceiling(tmp_path: Path) -> None:
     times = {name: of["median"] for name, of in result["times"].items()}
     assert result["metrics"]["ceiling"] == pytest.approx(times["eager"] / times["plain_convs"])
     assert result["memory"]["ours"] > 0 and result["memory"]["eager"] > 0 and "copy" not in result["times"]
+
+
+@pytest.mark.parametrize(
+    ("op", "sample", "direction", "forwards"),
+    [
+        ("modulated_conv2d", "stylegan2_64x128_b4", "backward", 1),
+        ("modulated_conv2d", "stylegan2_up_128x64_b4", "backward", 1),
+        ("path_length_step", "stylegan2_64x128_b4", "forward", 4),
+    ],
+)
+@pytest.mark.parametrize("layout", rows.LAYOUTS)
+def test_modulated_layers_have_their_ceiling(op: str, sample: str, direction: str, forwards: int, layout: str) -> None:
+    """The convolutions of a layer that is trained: of the shapes that its output asks for, each with both gradients."""
+    row = Row(op, sample, "float32", layout, direction)
+    spec, found = rows.find(row)
+    kwargs = found.inputs(torch.float32, layout, CPU)
+    alone = extras.EXTRAS[op](row, kwargs)["plain_convs"]
+    again = Convolutions()
+    with again:
+        alone()
+    x, w = kwargs["x"], kwargs.get("weight", kwargs.get("w0"))
+    size = (2 * x.shape[2] + 1,) * 2 if kwargs.get("up", 1) == 2 else x.shape[2:]
+    taps = w.transpose(0, 1).shape if kwargs.get("up", 1) == 2 else w.shape
+    calls = {key[0]: (key, count) for key, count in again.calls.items()}
+    assert len(calls) == len(again.calls) == 2
+    (_, image, weight, *_), count = calls[torch.ops.aten.convolution.default]
+    assert count == forwards and image[1:3] == (tuple(x.shape), tuple(x.stride())) and weight[1] == tuple(taps)
+    (_, gradient, image, weight, *_, mask), count = calls[torch.ops.aten.convolution_backward.default]
+    assert count == forwards and gradient[1] == (x.shape[0], w.shape[0], *size) and mask == (True, True, False)
 
 
 def test_compiled_and_half_contenders(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -124,6 +124,30 @@ def test_usual_convolutions_count() -> None:
     assert found == {("conv2d", "aten"): 1, ("conv2d_gradients", "aten"): 1, ("conv2d", "reference"): 1}
 
 
+@pytest.mark.parametrize("bias", [False, True])
+@pytest.mark.parametrize("layout", ["expanded", "channels_last", "of one column"])
+def test_gradients_of_any_strides_are_usual(layout: str, bias: bool) -> None:
+    """The gradient of a sum is one number seen everywhere, that of what follows may be in another layout."""
+    x, w = (torch.randn(s, dtype=torch.float64, requires_grad=True) for s in ((2, 3, 6, 6), (4, 3, 3, 3)))
+    b = torch.randn(4, dtype=torch.float64, requires_grad=True) if bias else None
+    given = torch.randn(2, 4, 6, 6, dtype=torch.float64)
+    if layout == "expanded":
+        given = given[:1, :1, :1, :1].expand(2, 4, 6, 6)
+    elif layout == "channels_last":
+        given = given.to(memory_format=torch.channels_last)
+    else:
+        given = given[..., :1].expand(2, 4, 6, 6)
+    asked = [t for t in (x, w, b) if t is not None]
+    with _usage.recording() as usage:
+        found = torch.autograd.grad(ops.conv2d(x, w, b, padding=1), asked, given)
+    assert {(e.op, e.calls) for e in usage.entries()} == {("conv2d", 1), ("conv2d_gradients", 1)}
+    with gankern.use_backend("reference"):
+        expected = torch.autograd.grad(ops.conv2d(x, w, b, padding=1), asked, given)
+    for a, c in zip(found, expected, strict=True):
+        torch.testing.assert_close(a, c, rtol=1e-12, atol=1e-12)
+        assert a.is_contiguous()
+
+
 class Seen(TorchDispatchMode):
     """Names of the operators that are dispatched."""
 

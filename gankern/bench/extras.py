@@ -7,12 +7,13 @@ contender 'plain_conv' gives its row the numbers ``speedup_plain_conv`` (its tim
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 
+from gankern.bench.convolutions import BACKWARD, DOUBLE_BACKWARD, Convolutions, Passes
 from gankern.bench.inference import EXTRAS as INFERENCE_EXTRAS
 from gankern.bench.metrics import CONTENDERS as METRIC_CONTENDERS
 from gankern.bench.networks import CONTENDERS as NETWORK_CONTENDERS
@@ -27,8 +28,38 @@ def _patched(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
 
 
 def _modulated_conv2d(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """The convolution alone, and eager code that scales images rather than weights (StyleGAN2's without fused_modconv)."""
+    """The convolution alone, and eager code that scales images rather than weights (StyleGAN2's without fused_modconv).
+
+    Forward and backward: the convolution and its two gradients alone, the ceiling of a speed-up.
+    """
+    if row.direction == "backward" and kwargs["weight"].dim() == 4:
+        return _plain_convs(row, BACKWARD, [(kwargs["x"], kwargs["weight"], kwargs.get("up", 1), kwargs.get("padding", 0))])
     return {**_plain_conv(row, kwargs), **_scaled_conv(row, kwargs)}
+
+
+def _path_length(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
+    """The convolutions of both layers alone, as often as two derivatives need them."""
+    return _plain_convs(row, DOUBLE_BACKWARD, [(kwargs["x"], kwargs[name], 1, 1) for name in ("w0", "w1")])
+
+
+def _plain_convs(
+    row: Row, passes: Passes, layers: Sequence[tuple[torch.Tensor, torch.Tensor, int, Any]]
+) -> dict[str, Callable[[], Any]]:
+    """The convolutions of layers (image, weight, up, padding) alone, with their gradients."""
+    noted = Convolutions()
+    with torch.no_grad():
+        for x, w, up, padding in layers:
+            image, weight = (t.detach().to("meta") for t in (x, w))
+            with noted:
+                _convolution(image, weight, up, padding)
+    return {"plain_convs": noted.alone(passes, layers[0][0].device, row.layout == "channels_last")}
+
+
+def _convolution(x: torch.Tensor, w: torch.Tensor, up: int, padding: Any) -> torch.Tensor:
+    """The convolution inside a modulated layer: no style, no resampling filter, no epilogue."""
+    if up > 1:
+        return F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
+    return F.conv2d(x, w, padding=padding)
 
 
 def _scaled_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
@@ -47,7 +78,7 @@ def _scaled_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any
 
 
 def _plain_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]]:
-    """The convolution inside a modulated layer, alone: no style, no resampling filter, no epilogue."""
+    """The convolution inside a modulated layer, alone."""
     if row.direction != "forward":
         return {}
     x = kwargs["x"].detach()
@@ -60,9 +91,7 @@ def _plain_conv(row: Row, kwargs: dict[str, Any]) -> dict[str, Callable[[], Any]
 
     def plain() -> Any:
         with torch.no_grad():
-            if up > 1:
-                return F.conv_transpose2d(x, w.transpose(0, 1), stride=up)
-            return F.conv2d(x, w, padding=padding)
+            return _convolution(x, w, up, padding)
 
     return {"plain_conv": plain}
 
@@ -98,6 +127,7 @@ EXTRAS: dict[str, Callable[[Row, dict[str, Any]], dict[str, Callable[[], Any]]]]
     "penalised_step": _penalised,
     "adain": _instance_norm,
     "modulated_conv2d": _modulated_conv2d,
+    "path_length_step": _path_length,
     **METRIC_CONTENDERS,
     **NETWORK_CONTENDERS,
     **INFERENCE_EXTRAS,

@@ -144,12 +144,14 @@ class _Function(torch.autograd.Function):
             or torch.compiler.is_compiling()
             or torch.is_grad_enabled()
             or type(g) is not Tensor
-            or g.stride() != plan.stride
+            or g.layout != torch.strided
             or not _dispatch.undisturbed()
         ):
             ctx.present, ctx.geometry = (True, True, len(ctx.next_functions) == 3), plan.geometry
             ctx.x_size, ctx.w_size = plan.sizes
             return *plan.backward(ctx, g)[:3], None
+        if g.stride() != plan.stride:
+            g = g.contiguous()  # as of a sum or a mean, whose gradient is one number seen everywhere
         # None of the inputs is a leaf: autograd knows of each whether somebody asks for its gradient.
         needs, edges = ctx.needs_input_grad, ctx.next_functions
         images = needs[0] and _will_run(edges[0][0])
