@@ -145,7 +145,7 @@ def test_a_row_has_its_contenders_and_its_ceiling(tmp_path: Path) -> None:
 def test_modulated_layers_have_their_ceiling(op: str, sample: str, direction: str, forwards: int, layout: str) -> None:
     """The convolutions of a layer that is trained: of the shapes that its output asks for, each with both gradients."""
     row = Row(op, sample, "float32", layout, direction)
-    spec, found = rows.find(row)
+    _, found = rows.find(row)
     kwargs = found.inputs(torch.float32, layout, CPU)
     alone = extras.EXTRAS[op](row, kwargs)["plain_convs"]
     again = Convolutions()
