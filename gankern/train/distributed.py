@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import inspect
 import os
 from collections.abc import Callable, Iterator
@@ -113,6 +114,9 @@ def workers(device: str = "auto") -> Iterator[Workers]:
     try:
         yield Workers(dist.get_rank(), world, place)
     finally:
+        # DistributedDataParallel holds its process group, and must not be the last to do so: it would end the group with
+        # Python's lock held and wait for gloo's threads, they for the lock (PyTorch 2.13). What was let go goes now, cycles too.
+        gc.collect()
         if own:
             dist.destroy_process_group()
 

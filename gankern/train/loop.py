@@ -11,7 +11,7 @@ from pathlib import Path
 
 from gankern.models import load_checkpoint
 from gankern.train.curves import Row
-from gankern.train.distributed import workers
+from gankern.train.distributed import Workers, workers
 from gankern.train.evaluate import Judge
 from gankern.train.progress import Progress, Referee
 from gankern.train.results import write_results
@@ -74,11 +74,16 @@ def train(settings: Settings) -> Result:
         ImportError: a library that data or pictures need is not installed.
     """
     with workers(settings.device) as team:
-        run = Run(settings, team)
-        try:
-            return _loop(run)
-        finally:
-            run.close()
+        return _train(settings, team)
+
+
+def _train(settings: Settings, team: Workers) -> Result:
+    """In a frame of its own, so that the networks go before the process group does."""
+    run = Run(settings, team)
+    try:
+        return _loop(run)
+    finally:
+        run.close()
 
 
 def _loop(run: Run) -> Result:

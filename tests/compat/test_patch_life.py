@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import io
 import pickle
 from collections.abc import Callable
@@ -170,21 +171,27 @@ def test_train_and_eval_of_tracked_statistics() -> None:
 def test_distributed_data_parallel(patch_first: bool, tmp_path: Any) -> None:
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/rendezvous", rank=0, world_size=1)
     try:
-        model, (x,), _ = made("instance-norm")
-        want = results(model, (x,))
-        if patch_first:
-            gankern.patch(model)
-        parallel = nn.parallel.DistributedDataParallel(model)
-        if not patch_first:
-            assert len(gankern.patch(parallel).swapped) == 5
-        y = parallel(x)
-        torch.testing.assert_close(y, want[0], rtol=1e-4, atol=1e-5)
-        (y.pow(2).sum() + y.sum()).backward()
-        for p, g in zip(model.parameters(), want[2:], strict=False):
-            assert p.grad is not None
-            torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-4)
+        check_data_parallel(patch_first)
     finally:
+        # What is parallel must be gone by now: it would end the group with Python's lock held, and wait for its threads.
+        gc.collect()
         torch.distributed.destroy_process_group()
+
+
+def check_data_parallel(patch_first: bool) -> None:
+    model, (x,), _ = made("instance-norm")
+    want = results(model, (x,))
+    if patch_first:
+        gankern.patch(model)
+    parallel = nn.parallel.DistributedDataParallel(model)
+    if not patch_first:
+        assert len(gankern.patch(parallel).swapped) == 5
+    y = parallel(x)
+    torch.testing.assert_close(y, want[0], rtol=1e-4, atol=1e-5)
+    (y.pow(2).sum() + y.sum()).backward()
+    for p, g in zip(model.parameters(), want[2:], strict=False):
+        assert p.grad is not None
+        torch.testing.assert_close(p.grad, g, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["conv", "instance-norm-affine", "spectral-parametrization"])

@@ -269,6 +269,7 @@ fused_leaky_relu(model(torch.full((1, 3, 132, 132), 1.0 + dist.get_rank())), tor
 gradients = [torch.empty(4, 3, 3, 3) for _ in range(2)]
 dist.all_gather(gradients, model.module.weight.grad)
 assert torch.equal(*gradients)
+del model  # before its group
 dist.destroy_process_group()
 """
     write(tmp_path, ROSINALITY | {"train.py": script})
