@@ -1,11 +1,12 @@
 """Generators compiled for inference beside the module, eager PyTorch, their convolutions alone, and onnxruntime.
 
-``python -m benchmarks.inference [--families F,...] [--size family|PRESET] [--channel-base N] [--batch N,...] [--threads N]
-[--rounds N] [--cpu-time] [--out FILE.json]`` prints milliseconds, and ratios to the compiled generator.
+``python -m benchmarks.inference [--families F,...] [--size family|PRESET] [--channel-base N] [--resolution N]
+[--batch N,...] [--threads N] [--rounds N] [--cpu-time] [--out FILE.json]`` prints milliseconds, and ratios to the compiled
+generator.
 
 ``--size tiny`` (the default) takes the small networks of ``gankern bench``'s model rows; a preset's name (``stylegan2-256``)
-takes that preset, with ``--channel-base`` for half the width. ``--cpu-time`` with ``--threads 1`` measures the process' own
-time, which other processes disturb least.
+takes that preset, with ``--channel-base`` for half the width and ``--resolution`` for another size. ``--cpu-time`` with
+``--threads 1`` measures the process' own time, which other processes disturb least.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--families", default=",".join(FAMILIES), help="names, with commas; with --size tiny")
     parser.add_argument("--size", default="tiny", help="'tiny', or a preset such as stylegan2-256")
     parser.add_argument("--channel-base", type=int, help="of a preset that has one: 16384 is half of StyleGAN2's width")
+    parser.add_argument("--resolution", type=int, help="of a preset: another one than its own")
     parser.add_argument("--batch", default="1", help="numbers, with commas")
     parser.add_argument("--threads", type=int, help="default: PyTorch's")
     parser.add_argument("--rounds", type=int, default=5)
@@ -42,7 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     unknown = sorted({*names, "compiled"} - set(CONTENDERS))
     if unknown:
         parser.error(f"--contenders: no {', '.join(unknown)}; there are {', '.join(CONTENDERS)}")
-    changes = {} if given.channel_base is None else {"channel_base": given.channel_base}
+    asked = {"channel_base": given.channel_base, "resolution": given.resolution}
+    changes = {name: value for name, value in asked.items() if value is not None}
+    if changes and given.size == "tiny":
+        parser.error("--channel-base and --resolution go with --size PRESET")
     configs = {}
     if given.size == "tiny":
         configs = {family: small_config(family) for family in given.families.split(",")}

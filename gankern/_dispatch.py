@@ -88,14 +88,19 @@ def undisturbed() -> bool:
     Not to be asked while torch.compile traces.
     """
     return not (
-        torch._C._len_torch_dispatch_stack()
+        _dispatch_modes()
         or _forced.name is not None
         or _standard.on
-        or torch._C._is_any_autocast_enabled()
-        or torch._C._are_functorch_transforms_active()
+        or _autocast()
+        or _transforms()
         or forward_ad._current_level >= 0
-        or torch._C._get_tracing_state() is not None
+        or _tracing() is not None
     )
+
+
+# Looked up once: what follows is asked several times in every layer.
+_dispatch_modes, _autocast = torch._C._len_torch_dispatch_stack, torch._C._is_any_autocast_enabled
+_transforms, _tracing = torch._C._are_functorch_transforms_active, torch._C._get_tracing_state
 
 
 SMALL = 131072

@@ -9,6 +9,8 @@
 // along both axes (indices stand for [y, x] pairs), with gu, gd = the taps fu, fd, reversed along both axes unless `flip` (so
 // that flip = false is convolution, true is correlation). start, offset may be negative.
 //
+// The CPU kernels also take factors, for inference: z[j] = x[j / up] * scale[n, c] + b[c], and y[o] times next[n, c].
+//
 // With masks read instead (`mask_in`), a[i] = factor(code) * t[i] with the factor gain, gain * negative_slope or 0: linear in x,
 // and its transpose is the same with up and down, fu and fd exchanged, flip inverted and
 //   start' = taps of fd - 1 + offset,  offset' = start - taps of fu + 1,  the same mid and scale:
@@ -39,6 +41,8 @@ struct FilteredLreluParams {
   int64_t mid_h, mid_w;
   bool flip;
   const void* bias;        // [C] of the accumulation type, or null
+  const void* factor_in;   // scale [N, C] of the accumulation type, or null: 1; CPU only
+  const void* factor_out;  // next, likewise
   const uint8_t* mask_in;  // null: the activation function
   uint8_t* mask_out;       // null: not wanted; never together with mask_in
   double scale, gain, negative_slope;

@@ -43,11 +43,20 @@ uint8_t* mask_bytes_of(const OptionalTensor& mask, const FilteredLreluParams& p,
 // Strides along an axis of one number mean nothing.
 bool dense(const View4& v, int axis) { return v.stride[axis] == 1 || v.size[axis] <= 1; }
 
-void filtered_lrelu(const Tensor& x, const OptionalTensor& fu, const OptionalTensor& fd, const OptionalTensor& b,
-                    const OptionalTensor& mask_in, OptionalTensor mask_out, Tensor y, bool channels_last, int64_t up_x,
-                    int64_t up_y, int64_t down_x, int64_t down_y, int64_t start_x, int64_t start_y, int64_t offset_x,
-                    int64_t offset_y, int64_t mid_h, int64_t mid_w, bool flip, double scale, double gain,
-                    double negative_slope, double clamp) {
+// [N, C] numbers of the accumulation type.
+const void* factors(const OptionalTensor& t, const FilteredLreluParams& p, const char* name) {
+  const void* data = numbers(t, p.dtype, 2, 2, name);
+  STD_TORCH_CHECK(!t.has_value() || (t->size(0) == p.x.size[0] && t->size(1) == p.x.size[1]), "filtered_lrelu: ", name,
+                  " must be [", p.x.size[0], ", ", p.x.size[1], "]");
+  return data;
+}
+
+void run_filtered_lrelu(const Tensor& x, const OptionalTensor& fu, const OptionalTensor& fd, const OptionalTensor& b,
+                        const OptionalTensor& factor_in, const OptionalTensor& factor_out,
+                        const OptionalTensor& mask_in, OptionalTensor mask_out, Tensor y, bool channels_last,
+                        int64_t up_x, int64_t up_y, int64_t down_x, int64_t down_y, int64_t start_x, int64_t start_y,
+                        int64_t offset_x, int64_t offset_y, int64_t mid_h, int64_t mid_w, bool flip, double scale,
+                        double gain, double negative_slope, double clamp) {
   FilteredLreluParams p{};
   p.dtype = dtype_of(x, "filtered_lrelu", "x");
   STD_TORCH_CHECK(y.scalar_type() == x.scalar_type(), "filtered_lrelu: y must have x's dtype");
@@ -70,6 +79,7 @@ void filtered_lrelu(const Tensor& x, const OptionalTensor& fu, const OptionalTen
   p.bias = numbers(b, p.dtype, 1, 1, "b");
   STD_TORCH_CHECK(!b.has_value() || b->numel() == p.x.size[1], "filtered_lrelu: b must have one number per channel, ",
                   p.x.size[1]);
+  p.factor_in = factors(factor_in, p, "scale"), p.factor_out = factors(factor_out, p, "next");
   STD_TORCH_CHECK(!mask_in.has_value() || !mask_out.has_value(), "filtered_lrelu: a mask is read or written, not both");
   p.mask_in = mask_bytes_of(mask_in, p, "mask_in");
   p.mask_out = mask_bytes_of(mask_out, p, "mask_out");
@@ -87,6 +97,28 @@ void filtered_lrelu(const Tensor& x, const OptionalTensor& fu, const OptionalTen
 #endif
 }
 
+void filtered_lrelu(const Tensor& x, const OptionalTensor& fu, const OptionalTensor& fd, const OptionalTensor& b,
+                    const OptionalTensor& mask_in, OptionalTensor mask_out, Tensor y, bool channels_last, int64_t up_x,
+                    int64_t up_y, int64_t down_x, int64_t down_y, int64_t start_x, int64_t start_y, int64_t offset_x,
+                    int64_t offset_y, int64_t mid_h, int64_t mid_w, bool flip, double scale, double gain,
+                    double negative_slope, double clamp) {
+  run_filtered_lrelu(x, fu, fd, b, std::nullopt, std::nullopt, mask_in, mask_out, y, channels_last, up_x, up_y, down_x,
+                     down_y, start_x, start_y, offset_x, offset_y, mid_h, mid_w, flip, scale, gain, negative_slope,
+                     clamp);
+}
+
+#if !defined(GK_BIND_CUDA)
+void styled(const Tensor& x, const OptionalTensor& fu, const OptionalTensor& fd, const OptionalTensor& b,
+            const OptionalTensor& factor_in, const OptionalTensor& factor_out, Tensor y, bool channels_last,
+            int64_t up_x, int64_t up_y, int64_t down_x, int64_t down_y, int64_t start_x, int64_t start_y,
+            int64_t offset_x, int64_t offset_y, int64_t mid_h, int64_t mid_w, bool flip, double scale, double gain,
+            double negative_slope, double clamp) {
+  run_filtered_lrelu(x, fu, fd, b, factor_in, factor_out, std::nullopt, std::nullopt, y, channels_last, up_x, up_y,
+                     down_x, down_y, start_x, start_y, offset_x, offset_y, mid_h, mid_w, flip, scale, gain,
+                     negative_slope, clamp);
+}
+#endif
+
 }  // namespace
 }  // namespace gk
 
@@ -96,7 +128,18 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
         "bool channels_last, int up_x, int up_y, int down_x, int down_y, int start_x, int start_y, int offset_x, "
         "int offset_y, int mid_h, int mid_w, bool flip, float scale, float gain, float negative_slope, float clamp)"
         " -> ()");
+#if !defined(GK_BIND_CUDA)
+  m.def(
+      "filtered_lrelu_styled_cpu(Tensor x, Tensor? fu, Tensor? fd, Tensor? b, Tensor? scale, Tensor? next, Tensor(a!) "
+      "y, "
+      "bool channels_last, int up_x, int up_y, int down_x, int down_y, int start_x, int start_y, int offset_x, "
+      "int offset_y, int mid_h, int mid_w, bool flip, float gain_up, float gain, float negative_slope, float clamp)"
+      " -> ()");
+#endif
 }
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, GK_DISPATCH_KEY, m) {
   m.impl(GK_OP_NAME(filtered_lrelu), TORCH_BOX(&gk::filtered_lrelu));
+#if !defined(GK_BIND_CUDA)
+  m.impl("filtered_lrelu_styled_cpu", TORCH_BOX(&gk::styled));
+#endif
 }

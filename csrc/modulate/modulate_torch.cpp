@@ -108,6 +108,9 @@ void relaid(const Tensor& x, const OptionalTensor& scale, const OptionalTensor& 
   advise_output(p.y, x);
   parallel(p, GK_CPU_SELECT(modulate_relaid_cpu));
 }
+
+// For an output that several calls will fill, each of them a part too small to be advised about.
+void advise(Tensor y) { advise_output(const_cast<void*>(y.const_data_ptr()), y); }
 #endif
 
 void backward(const Tensor& dy, const OptionalTensor& y, const OptionalTensor& x, const OptionalTensor& scale,
@@ -173,6 +176,7 @@ void double_backward(const OptionalTensor& u, const OptionalTensor& u_scale, con
 STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
   m.def(GK_OP_NAME(modulate) "(Tensor x, Tensor? scale, Tensor? noise, Tensor? b, Tensor(a!) y, " GK_MODULATE_TAIL);
 #if !defined(GK_BIND_CUDA)
+  m.def("modulate_advise_cpu(Tensor(a!) y) -> ()");
   m.def("modulate_relaid_cpu(Tensor x, Tensor? scale, Tensor? noise, Tensor? b, Tensor(a!) y, " GK_MODULATE_TAIL);
 #endif
   m.def(GK_OP_NAME(modulate_backward)
@@ -186,6 +190,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, GK_DISPATCH_KEY, m) {
   m.impl(GK_OP_NAME(modulate), TORCH_BOX(&gk::forward));
 #if !defined(GK_BIND_CUDA)
+  m.impl("modulate_advise_cpu", TORCH_BOX(&gk::advise));
   m.impl("modulate_relaid_cpu", TORCH_BOX(&gk::relaid));
 #endif
   m.impl(GK_OP_NAME(modulate_backward), TORCH_BOX(&gk::backward));

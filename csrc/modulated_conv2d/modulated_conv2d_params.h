@@ -2,6 +2,7 @@
 //
 // Sums of squares over a kernel's taps, which PyTorch's operators are slow at:
 //   q[o, i] = sum over t of w[o, i, t]^2
+// and, having read the kernel, that in the other layout.
 //
 // The tail of a layer, for inference: one pass over what a convolution made (z, channels_last), with all that follows it up to
 // the next convolution. With a separable filter of 4 taps (what upsampling by a transposed convolution leaves to be done), or
@@ -12,6 +13,11 @@
 //   v = clamp(gain * f(u * scale[n, c] + noise[n, h, w] + b[c]))
 //   y[n, c, h, w] = v * next[n, c]                                  what the next convolution reads
 //   rgb[n, k, h, w] = base[n, k, h, w] + clamp_rgb(sum over c of rgb_weight[n, k, c] v[n, c, h, w] + rgb_b[k])
+//
+// What layers make of their styles s, for inference: any number of jobs, all in one launch. With t = s, or normalised
+// t = s * z, z = rsqrt(mean over n, i of s[n, i]^2 + 1e-20), and a matrix w of constants,
+//   demodulation   d[n, o] = rsqrt(sum over i of t[n, i]^2 w[o, i] + eps * min((norm[o] * z)^2, 1e30))    (without norms: eps)
+//   factors        a[n, o, i] = t[n, i] * w[o, i]
 #pragma once
 #include "bias_act/bias_act_params.h"
 #include "common/cpu_isa.h"
@@ -23,6 +29,7 @@ struct ModulatedConv2dParams {
   DType dtype;  // f32 or f64, of w and q
   const void* w;
   void* q;                        // [outputs, inputs]
+  void* turned;                   // [outputs, taps, inputs], for w in the other layout; or null
   int64_t outputs, inputs, taps;  // w is [outputs, inputs, taps], or [outputs, taps, inputs] if channels_last
   bool channels_last;
 };
@@ -54,9 +61,31 @@ struct ModulatedConv2dTailParams {
   float* rgb;               // likewise; may be base. Not together with a filter
 };
 
+constexpr int64_t kFactorRows = 4;         // of a task
+constexpr float kDemodulationEps = 1e-8f;  // as factors.py has it
+
+// A row of the table of jobs: int64 numbers. Styles, weights, norms and out are where things begin, in floats.
+struct ModulatedConv2dFactorsJob {
+  int64_t demodulated, normalised;  // 0 or 1
+  int64_t inputs, outputs;
+  int64_t styles, weights, norms, out;  // norms < 0: none
+  int64_t stride;                       // of the styles' rows
+};
+constexpr int64_t kFactorsJobNumbers = sizeof(ModulatedConv2dFactorsJob) / sizeof(int64_t);
+
+struct ModulatedConv2dFactorsParams {
+  const float* styles;
+  const float* weights;
+  const ModulatedConv2dFactorsJob* table;
+  int64_t samples, jobs;
+  float* out;
+};
+
 }  // namespace gk
 
 // Rows [begin, end) of N * H.
 GK_DECLARE_CPU(void, modulated_conv2d_tail_cpu, (const ModulatedConv2dTailParams& p, int64_t begin, int64_t end))
+// Tasks [begin, end) of kFactorRows outputs of a job.
+GK_DECLARE_CPU(void, modulated_conv2d_factors_cpu, (const ModulatedConv2dFactorsParams& p, int64_t begin, int64_t end))
 // Rows [begin, end) of outputs.
 GK_DECLARE_CPU(void, modulated_conv2d_squares_cpu, (const ModulatedConv2dParams& p, int64_t begin, int64_t end))

@@ -35,32 +35,53 @@ GK_INLINE Vec activated(Vec v, const Row& r, float noise, int64_t c, const ActSe
 }
 
 // ---- without a filter --------------------------------------------------------------------------------------------------
+// Lane i of the result is the sum of the lanes of v[i]: each step halves what belongs to one vector, and joins two of them.
+GK_INLINE Vec sums_of(Vec (&v)[kFloatLanes]) {
+#pragma GCC unroll 4
+  for (int half = kFloatLanes / 2; half; half /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < half; ++i) v[i] = interleave_low(v[i], v[i + half]) + interleave_high(v[i], v[i + half]);
+  return v[0];
+}
+
+// As many pixels at a time as a vector has lanes: so many sums over channels are finished at once, and make a piece of a row
+// of RGB.
 template <class S, Act act, bool colours>
 void pixels(const Params& p, const Row& r, const ActSettings<float>& settings) {
   using Elem = typename S::Elem;
   const ActSettings<float> s = settings;
   const int64_t first = (r.sample * p.height + r.h) * p.width, plane = p.height * p.width;
   const int64_t at = r.sample * kTailColours * plane + r.h * p.width;
-  for (int64_t w = 0; w < p.width; ++w) {
-    const Elem* z = static_cast<const Elem*>(p.z) + (first + w) * p.channels;
-    Elem* y = offset(static_cast<Elem*>(p.y), (first + w) * p.channels);
-    const float noise = r.noise ? r.noise[w] : 0.0f;
-    Vec sum[kTailColours] = {};
-    for_vectors<S>(p.channels, [&](int64_t c, auto access) {
-      const Vec v = activated<act>(load<S>(z + c, access), r, noise, c, s, access);
+  for_vectors<F32>(p.width, [&](int64_t begin, auto piece) {
+    const int64_t count = min64(kFloatLanes, p.width - begin);
+    Vec sums[kTailColours][kFloatLanes];
+    for (int64_t lane = 0; lane < count; ++lane) {
+      const int64_t w = begin + lane;
+      const Elem* z = static_cast<const Elem*>(p.z) + (first + w) * p.channels;
+      Elem* y = offset(static_cast<Elem*>(p.y), (first + w) * p.channels);
+      const float noise = r.noise ? r.noise[w] : 0.0f;
+      Vec sum[kTailColours] = {};
+      for_vectors<S>(p.channels, [&](int64_t c, auto access) {
+        const Vec v = activated<act>(load<S>(z + c, access), r, noise, c, s, access);
+        if constexpr (colours)
+          for (int k = 0; k < kTailColours; ++k) sum[k] += v * load<F32>(r.colours + k * p.channels + c, access);
+        if (y) store<S>(y + c, r.next ? v * load<F32>(r.next + c, access) : v, access);
+      });
       if constexpr (colours)
-        for (int k = 0; k < kTailColours; ++k) sum[k] += v * load<F32>(r.colours + k * p.channels + c, access);
-      if (y) store<S>(y + c, r.next ? v * load<F32>(r.next + c, access) : v, access);
-    });
-    if constexpr (colours)
+        for (int k = 0; k < kTailColours; ++k) sums[k][lane] = sum[k];
+    }
+    if constexpr (colours) {
+      const float limit = static_cast<float>(p.rgb_clamp);
       for (int k = 0; k < kTailColours; ++k) {
-        float value = sum_lanes(sum[k]) + (p.rgb_b ? p.rgb_b[k] : 0.0f);
-        const float limit = static_cast<float>(p.rgb_clamp);
-        if (limit >= 0) value = value > limit ? limit : value < -limit ? -limit : value;
-        const int64_t i = at + k * plane + w;
-        p.rgb[i] = value + (p.base ? p.base[i] : 0.0f);
+        for (int64_t lane = count; lane < kFloatLanes; ++lane) sums[k][lane] = Vec{};
+        Vec value = sums_of(sums[k]) + (p.rgb_b ? p.rgb_b[k] : 0.0f);
+        const Vec high = Vec{} + limit;
+        if (limit >= 0) value = value > high ? high : value < -high ? -high : value;
+        const int64_t i = at + k * plane + begin;
+        store<F32>(p.rgb + i, p.base ? value + load<F32>(p.base + i, piece) : value, piece);
       }
-  }
+    }
+  });
 }
 
 // ---- with one ----------------------------------------------------------------------------------------------------------

@@ -1,4 +1,5 @@
-// modulated_conv2d for PyTorch: the sums of squares of a weight, and the tail of a layer, on the CPU alone.
+// modulated_conv2d for PyTorch: on the CPU alone the sums of squares of a weight, the tail of a layer, and what layers make
+// of their styles.
 #include "common/torch_binding.h"
 #include "modulated_conv2d/modulated_conv2d_params.h"
 
@@ -9,7 +10,7 @@ namespace {
 // Elements that a task should have: some 10 us of work.
 constexpr int64_t kGrain = 65536;
 
-void squares(const Tensor& w, Tensor q, bool channels_last) {
+void squares(const Tensor& w, Tensor q, bool channels_last, std::optional<Tensor> turned) {
   ModulatedConv2dParams p{};
   p.dtype = dtype_of(w, "modulated_conv2d", "weight");
   STD_TORCH_CHECK(p.dtype == DType::f32 || p.dtype == DType::f64,
@@ -20,6 +21,11 @@ void squares(const Tensor& w, Tensor q, bool channels_last) {
   p.q = const_cast<void*>(q.const_data_ptr());
   p.outputs = w.size(0), p.inputs = w.size(1), p.taps = w.size(2) * w.size(3);
   p.channels_last = channels_last;
+  if (turned.has_value()) {
+    STD_TORCH_CHECK(!channels_last && turned->scalar_type() == w.scalar_type() && turned->numel() == w.numel(),
+                    "modulated_conv2d: turned must be of weight's dtype and size, and weight contiguous");
+    p.turned = const_cast<void*>(turned->const_data_ptr());
+  }
   const int64_t row = p.inputs * p.taps;
   const auto run = GK_CPU_SELECT(modulated_conv2d_squares_cpu);
   torch::stable::parallel_for(0, p.outputs, row > kGrain ? 1 : kGrain / row,
@@ -98,11 +104,57 @@ void tail(const Tensor& z, bool phases, const OptionalTensor& taps, int64_t pad_
                               [&](int64_t begin, int64_t end) { run(p, begin, end); });
 }
 
+// A flat float32 tensor.
+const float* flat(const Tensor& t, const char* name) {
+  STD_TORCH_CHECK(t.scalar_type() == ScalarType::Float && t.is_contiguous(), "modulated_conv2d_factors: ", name,
+                  " must be dense float32");
+  return static_cast<const float*>(t.const_data_ptr());
+}
+
+// Whether rows of `size` numbers, `stride` apart, from `at` on, lie within `numel` numbers.
+bool inside(int64_t at, int64_t rows, int64_t stride, int64_t size, int64_t numel) {
+  if (at < 0 || rows < 0 || stride < 0 || size < 0 || at > numel) return false;
+  if (rows == 0 || size == 0) return true;
+  return size <= numel - at && (rows == 1 || stride <= (numel - at - size) / (rows - 1));
+}
+
+void style_factors(const Tensor& styles, const Tensor& weights, const Tensor& table, int64_t samples, Tensor out) {
+  ModulatedConv2dFactorsParams p{};
+  p.styles = flat(styles, "styles"), p.weights = flat(weights, "weights");
+  p.out = const_cast<float*>(flat(out, "out"));
+  STD_TORCH_CHECK(table.scalar_type() == ScalarType::Long && table.dim() == 2 && table.size(1) == kFactorsJobNumbers &&
+                      table.is_contiguous(),
+                  "modulated_conv2d_factors: table must be dense int64 [jobs, ", kFactorsJobNumbers, "]");
+  STD_TORCH_CHECK(samples >= 0, "modulated_conv2d_factors: samples must not be negative, got ", samples);
+  p.table = static_cast<const ModulatedConv2dFactorsJob*>(table.const_data_ptr());
+  p.samples = samples, p.jobs = table.size(0);
+  int64_t tasks = 0, numbers = 0;
+  for (int64_t k = 0; k < p.jobs; ++k) {
+    const ModulatedConv2dFactorsJob& job = p.table[k];
+    STD_TORCH_CHECK(inside(job.styles, samples, job.stride, job.inputs, styles.numel()),
+                    "modulated_conv2d_factors: the styles of job ", k, " are not within the tensor");
+    STD_TORCH_CHECK(inside(job.weights, job.outputs, job.inputs, job.inputs, weights.numel()) &&
+                        (job.norms < 0 || inside(job.norms, 1, 0, job.outputs, weights.numel())),
+                    "modulated_conv2d_factors: the weights of job ", k, " are not within the tensor");
+    // What was checked so far keeps outputs * inputs within an int64.
+    const int64_t made = job.demodulated ? job.outputs : job.outputs * job.inputs;
+    STD_TORCH_CHECK(inside(job.out, samples, made, made, out.numel()), "modulated_conv2d_factors: what job ", k,
+                    " makes is not within out");
+    tasks += (job.outputs + kFactorRows - 1) / kFactorRows;
+    numbers += job.outputs * job.inputs * samples;
+  }
+  if (tasks == 0 || samples == 0) return;
+  const auto run = GK_CPU_SELECT(modulated_conv2d_factors_cpu);
+  torch::stable::parallel_for(0, tasks, kGrain / (numbers / tasks + 1) + 1,
+                              [&](int64_t begin, int64_t end) { run(p, begin, end); });
+}
+
 }  // namespace
 }  // namespace gk
 
 STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
-  m.def("modulated_conv2d_squares_cpu(Tensor w, Tensor(a!) q, bool channels_last) -> ()");
+  m.def("modulated_conv2d_squares_cpu(Tensor w, Tensor(a!) q, bool channels_last, Tensor(b!)? turned=None) -> ()");
+  m.def("modulated_conv2d_factors_cpu(Tensor styles, Tensor weights, Tensor table, int samples, Tensor(a!) out) -> ()");
   m.def(
       "modulated_conv2d_tail_cpu(Tensor z, bool phases, Tensor? taps, int pad_y, int pad_x, Tensor? scale, Tensor? "
       "noise, Tensor? b, Tensor? next, Tensor? rgb_weight, Tensor? rgb_b, Tensor? base, Tensor(a!)? y, Tensor(b!)? "
@@ -111,6 +163,7 @@ STABLE_TORCH_LIBRARY_FRAGMENT(gankern_native, m) {
 }
 STABLE_TORCH_LIBRARY_IMPL(gankern_native, CPU, m) {
   m.impl("modulated_conv2d_squares_cpu", TORCH_BOX(&gk::squares));
+  m.impl("modulated_conv2d_factors_cpu", TORCH_BOX(&gk::style_factors));
   m.impl("modulated_conv2d_tail_cpu", TORCH_BOX(&gk::tail));
 }
 #endif

@@ -44,6 +44,11 @@ def _outs() -> dict[Any, Callable[..., Any]]:
         aten.tanh.default: torch.tanh,
         aten.sigmoid.default: torch.sigmoid,
         aten.cat.default: torch.cat,
+        aten.stack.default: torch.stack,
+        aten.matmul.default: torch.matmul,
+        aten.square.default: torch.square,
+        aten.sum.dim_IntList: torch.sum,
+        aten.linalg_vector_norm.default: torch.linalg.vector_norm,
         aten.clamp.default: torch.clamp,
         aten._softmax.default: aten._softmax.out,
         aten.max_pool2d_with_indices.default: aten.max_pool2d_with_indices.out,
@@ -83,6 +88,10 @@ def _rewritten(node: Node) -> Node:
         if func is aten.max_pool2d_with_indices.default:
             return Node(OUT_FORMS[func], node.args, {**node.kwargs, "out": outs[0], "indices": outs[1]}, outs, outs)
         return Node(OUT_FORMS[func], node.args, {**node.kwargs, "out": target}, outs, list(outs), note=node.note)
+    if func is aten.rsub.Scalar and len(node.args) == 2 and not node.kwargs and node.args[0].is_floating_point():
+        # A number of float64 without dimensions changes no dtype, and is not rounded before its time.
+        number = torch.tensor(node.args[1], dtype=torch.float64)
+        return Node(torch.sub, (number, node.args[0]), {"out": outs[0]}, outs, list(outs), note=node.note)
     if func in COPIES:
         return Node(aten.copy_.default, (outs[0], node.args[0]), {}, outs, list(outs), note=node.note)
     if func is aten.embedding.default and node.args[1].dim() == 1:
@@ -122,6 +131,7 @@ class Plan:
         run: ``run()`` computes from the static inputs; returns the leaves of the outputs.
         inputs: the static inputs.
         outputs: the structure of the outputs; leaves are indices, or constants that are no tensors.
+        single: the output is one tensor.
         fresh: for each output, whether it is a tensor that nothing else holds.
         source: of ``run``.
         steps: calls in it.
@@ -138,6 +148,7 @@ class Plan:
     run: Callable[[], tuple[Tensor, ...]]
     inputs: list[Tensor]
     outputs: Any
+    single: bool
     fresh: list[bool]
     source: str
     steps: int
@@ -190,26 +201,32 @@ def alive(program: Program) -> list[Node]:
     return kept[::-1]
 
 
-def early(nodes: list[Node]) -> list[Node]:
-    """What does not wait for a convolution goes first, in its order: styles and noise, small calls that run from warm caches.
+def divided(nodes: list[Node], stops: Callable[[Node], bool]) -> tuple[list[Node], list[Node], set[int]]:
+    """Calls that can go before all that ``stops``, in their order; the others; the memory that those make.
 
-    A call stays where it is if it depends on a convolution, writes what one that stays before it touches, or draws random
+    A call stays where it is if it depends on one that stays, writes what one that stays before it touches, or draws random
     numbers behind one that stays and does so too.
     """
     first: list[Node] = []
     rest: list[Node] = []
-    late: set[int] = set()  # memory that depends on convolutions
-    touched: set[int] = set()  # memory that calls which stay look at
+    late: set[int] = set()  # memory that calls which stay make
+    touched: set[int] = set()  # memory that they look at
     random = False
     for node in nodes:
         reads = {storage_of(t) for t in node.reads()}
         makes = {storage_of(t) for t in (*node.outs, *node.writes)}
-        stays = bool(convolution_flop(node) or reads & late or makes & touched or (node.random and random))
+        stays = bool(stops(node) or reads & late or makes & touched or (node.random and random))
         if stays:
             late |= makes
             touched |= reads | makes
             random = random or node.random
         (rest if stays else first).append(node)
+    return first, rest, late
+
+
+def early(nodes: list[Node]) -> list[Node]:
+    """What does not wait for a convolution first, in its order: styles and noise, small calls that run from warm caches."""
+    first, rest, _ = divided(nodes, lambda node: convolution_flop(node) > 0)
     return [*first, *rest]
 
 
@@ -254,6 +271,7 @@ class Planner:
             run=made["run"],
             inputs=[self.place(t) for t in self.program.inputs],
             outputs=structure,
+            single=isinstance(structure, _Leaf),
             fresh=fresh,
             source=source,
             steps=len(lines),

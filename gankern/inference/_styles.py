@@ -18,19 +18,22 @@ from torch import Tensor
 from gankern._activations import activation_funcs, representable
 from gankern._library import NATIVE
 from gankern._resampling import total_padding
+from gankern.inference import _factors
 from gankern.inference._convolutions import faster_as_phases, phases
+from gankern.inference._factors import Wanted
 from gankern.inference._record import Node, Program, Recorder, aten, storage_of, tensors, turned
 from gankern.ops.conv2d_resample.plan import steps
-from gankern.ops.modulated_conv2d.factors import EPS, Factors, factors
 
 _HALF = (torch.bfloat16, torch.float16)
 _TAPS, _COLOURS = 4, 3  # as the kernel has them
-Z, TAPS, SCALE, NEXT, RGB_WEIGHT, BASE, Y, RGB = 0, 2, 5, 8, 9, 11, 12, 13  # arguments of the kernel
+# Arguments of the kernel.
+Z, TAPS, SCALE, NOISE, BIAS, NEXT, RGB_WEIGHT, BASE, Y, RGB, ACT, GAIN, CLAMP = 0, 2, 5, 6, 7, 8, 9, 11, 12, 13, 14, 16, 17
+_FILTERED, _STYLED = "gankern_native.filtered_lrelu_cpu.default", "filtered_lrelu_styled_cpu"
 
 
 def tail() -> Any:
-    """The native operator; None where the native library is missing, or older than it."""
-    if NATIVE.reason("cpu", "modulated_conv2d_tail") is not None:
+    """The native operator; None where the native library is missing, or older than it and what it needs."""
+    if NATIVE.reason("cpu", "modulated_conv2d_tail") is not None or _factors.operator() is None:
         return None
     return torch.ops.gankern_native.modulated_conv2d_tail_cpu.default
 
@@ -62,6 +65,10 @@ def lower(
     fixed = [t for t in (weight, b, f) if t is not None]
     if run is None or x.dtype not in (torch.float32, *_HALF) or any(storage_of(t) in recorder.dynamic for t in fixed):
         return NotImplemented
+    if input_gain is not None and (
+        storage_of(input_gain) in recorder.dynamic or not bool((input_gain == input_gain[:1]).all())
+    ):
+        return NotImplemented  # no constant of the layer
     o, _, kh, kw = weight.shape
     x0, x1, y0, y1 = padding
     if down != 1 or up not in (1, 2) or (up == 1 and not x0 == x1 == y0 == y1 >= 0):
@@ -79,14 +86,16 @@ def lower(
         before = (top, left)
     clamp = clamp if clamp < 0 else representable(clamp, x.dtype)
     index = activation_funcs[act].index
+    plain = act == "linear" and gain == 1 and noise is None and not demodulate
+    rgb_only = kh == kw == 1 and o == _COLOURS and up == 1 and x0 == 0 and plain
+    w, wanted = _wanted(weight, input_gain, demodulate, rgb_only, x.dtype == torch.float16)
+    a, *rest = _factors.launch(recorder, styles, wanted)
+    a, d = a if rgb_only else a[:, 0], rest[0] if rest else None
     with recorder:
-        w, a, d = _factors(x, weight, styles, input_gain, demodulate)
         bias = None if b is None else b.float().contiguous()
-        plain = act == "linear" and gain == 1 and noise is None and d is None
-        if kh == kw == 1 and o == _COLOURS and up == 1 and x0 == 0 and plain:
-            colours = (w.flatten(1)[None] * a[:, None]).contiguous()
+        if rgb_only:
             rgb = torch.empty((x.shape[0], o, *x.shape[2:]), dtype=torch.float32)
-            run(turned(x), False, None, 0, 0, None, None, None, None, colours, bias, None, None, rgb, 0, 0.0, 1.0, -1.0, clamp)
+            run(turned(x), False, None, 0, 0, None, None, None, None, a, bias, None, None, rgb, 0, 0.0, 1.0, -1.0, clamp)
             return rgb.to(x.dtype)
         images = torch.empty(x.shape, dtype=x.dtype, memory_format=torch.channels_last)
         torch.ops.gankern.modulate_into.default(x, a, None, None, "linear", 0.0, 1.0, -1.0, images)
@@ -111,13 +120,23 @@ def lower(
     return y
 
 
-def _factors(x: Tensor, weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulate: bool) -> Factors:
-    """As the operator's, with fewer calls; images in bfloat16 have the range of float32, and need no normalised factors."""
-    if not demodulate or x.dtype == torch.float16:
-        return factors(weight, styles, input_gain, demodulate, x.dtype in _HALF)
-    q = weight.square().sum((2, 3))
-    d = torch.addmm(q.new_full((1,), EPS), styles.square(), q.t()).rsqrt()
-    return Factors(weight, styles if input_gain is None else styles * input_gain, d)
+def _wanted(
+    weight: Tensor, input_gain: Tensor | None, demodulate: bool, rgb_only: bool, half: bool
+) -> tuple[Tensor, list[Wanted]]:
+    """The weight to convolve with; what scales its input channels (or is the RGB layer's weight) and, if so, demodulates.
+
+    As the operator's, see factors.py. Images in bfloat16 have the range of float32, and need no normalised factors.
+    """
+    gain = weight.new_ones(1, weight.shape[1]) if input_gain is None else input_gain[:1].expand(1, weight.shape[1])
+    if rgb_only:
+        return weight, [Wanted(weight.flatten(1) * gain)]
+    if not demodulate:
+        return weight, [Wanted(gain)]
+    q, norms = weight.square().sum((2, 3)), None
+    if half:
+        norms = (q.sum(1) + torch.finfo(torch.float32).tiny).rsqrt()
+        weight, q = weight * norms[:, None, None, None], q * norms[:, None].square()
+    return weight, [Wanted(gain, normalised=half), Wanted(q, demodulated=True, normalised=half, norms=norms)]
 
 
 # ---- passes ----------------------------------------------------------------------------------------------------------------
@@ -206,11 +225,16 @@ def _hoist(program: Program, target: Node, consumer: Node, needed: list[Tensor])
 
 
 def link(program: Program) -> int:
-    """Let tails apply the next layer's style and accumulate RGB; gives how many calls went away."""
+    """Let tails apply the next layer's style and accumulate RGB; gives how many calls went away.
+
+    Where StyleGAN3's nonlinearity is behind a convolution, it demodulates and applies the next layer's style instead.
+    """
     run = tail()
     before = len(program.nodes)
     if run is None:
         return 0
+    for node in [n for n in program.nodes if n.name == _FILTERED]:
+        _take_filtered(program, node)
     for node in [n for n in program.nodes if n.func is run and n.args[Y] is not None]:
         y: Tensor = node.args[Y]
         if any(storage_of(t) == storage_of(y) for t in tensors(program.outputs)):
@@ -253,6 +277,47 @@ def _take_colours(program: Program, node: Node, colours: Node, args: list[Any]) 
     return True
 
 
+def _take_filtered(program: Program, node: Node) -> None:
+    """Let ``filtered_lrelu`` demodulate the convolution before it, and apply the style of the one behind it."""
+    x, fu, fd, b, mask_in, mask_out, y, last, *rest = node.args
+    if NATIVE.reason("cpu", _STYLED.removesuffix("_cpu")) is not None:
+        return
+    if mask_in is not None or mask_out is not None or not last or x.dtype not in (torch.float32, *_HALF):
+        return
+    at = program.nodes.index(node)
+    before = [n for n in program.nodes if n is not node and storage_of(x) in _touched(n)]
+    behind = [n for n in program.nodes[at + 1 :] if storage_of(y) in _touched(n)]
+    scale = following = None
+    if len(before) == 1 and _demodulates(before[0], x):
+        scale = before[0].args[SCALE]
+        x = before[0].args[Z]
+        program.nodes.remove(before[0])
+    kept = {storage_of(t) for t in tensors(program.outputs)}
+    if len(behind) == 1 and storage_of(y) not in kept and _scales(behind[0], y):
+        style = behind[0].args[1]
+        if _same_layout(y, behind[0].args[4]) and _hoist(program, node, behind[0], [style]):
+            following, y = style, behind[0].args[4]
+            program.nodes.remove(behind[0])
+    if scale is None and following is None:
+        return
+    node.func = getattr(torch.ops.gankern_native, _STYLED).default
+    node.args, node.writes = (x, fu, fd, b, scale, following, y, last, *rest), [y]
+    notes = {"demodulates": scale, "with the next style": following}
+    node.note = ", ".join(note for note, taken in notes.items() if taken is not None)
+
+
+def _demodulates(node: Node, y: Tensor) -> bool:
+    """Whether a call makes ``y``, which is what a convolution made times a factor per channel, and nothing else."""
+    if node.func is not tail():
+        return False
+    a = node.args
+    absent = [TAPS, NOISE, BIAS, NEXT, RGB]
+    plain = all(a[i] is None for i in absent) and a[ACT] == activation_funcs["linear"].index
+    if not plain or a[GAIN] != 1 or a[CLAMP] >= 0 or a[SCALE] is None or not a[SCALE].is_contiguous():
+        return False
+    return _same(a[Y], y) and not _same(a[Z], y) and _same_layout(a[Z], y)
+
+
 def _take_scale(program: Program, node: Node, scale: Node, args: list[Any]) -> None:
     """Make ``node`` apply the next style too; in place where it can."""
     images: Tensor = scale.args[4]
@@ -276,6 +341,7 @@ def _same_layout(a: Tensor, b: Tensor) -> bool:
 # What takes strided factors, or makes new tensors of them: all others may read memory without a look at strides.
 _TAKES_STRIDES = (
     "aten.mul.",
+    "aten.div.",
     "aten.square.",
     "aten.pow.",
     "aten.matmul.",
@@ -321,26 +387,15 @@ def merge_products(program: Program) -> int:
         out = torch.addmm(bias, first.args[0], weight)
         program.keep += [weight, bias, out]
         program.dynamic.add(storage_of(out))
-        squares = torch.square(out)
-        program.keep.append(squares)
-        program.dynamic.add(storage_of(squares))
-        offset = squared = 0
+        offset = 0
         for mm, add in members:
             z = mm.outs[0]
             here = slice(offset, offset + z.shape[1])
             offset += z.shape[1]
-            for user in users[storage_of(z)]:
-                if user.name == "aten.square.default" and all(_takes_strides(n, user.outs[0]) for n in _others(users, user)):
-                    _substitute(_others(users, user), user.outs[0], squares[:, here], program)
-                    gone.add(id(user))
-                    squared += 1
             _substitute(users[storage_of(z)], z, out[:, here], program)
             gone |= {id(mm), id(add)}
         note = f"styles of {len(members)} layers"
         made = [Node(aten.addmm.default, (bias, first.args[0], weight), {}, [out], note=note)]
-        if squared:
-            note = f"for the demodulation of {squared} layers"
-            made.append(Node(aten.mul.Tensor, (out, out), {}, [squares], note=note))
         at = program.nodes.index(first)
         program.nodes[at : at + 1] = made
     for mm, add in pairs:  # those by themselves have their bias within the product
@@ -350,11 +405,6 @@ def merge_products(program: Program) -> int:
     before = len(program.nodes)
     program.nodes = [n for n in program.nodes if id(n) not in gone]
     return before - len(program.nodes)
-
-
-def _others(users: dict[int, list[Node]], node: Node) -> list[Node]:
-    """Who uses what ``node`` made."""
-    return [n for n in users[storage_of(node.outs[0])] if n is not node]
 
 
 def _substitute(users: list[Node], old: Tensor, new: Tensor, program: Program) -> None:
@@ -369,6 +419,8 @@ def _takes_strides(node: Node, z: Tensor) -> bool:
     if node.func is tail():
         places = {i for i, a in enumerate(node.args) if _same(a, z)}
         return places <= {SCALE, NEXT}
+    if node.func is _factors.operator():
+        return _same(node.args[_factors.STYLES], z)  # its table is told of strides
     return node.name.startswith(_TAKES_STRIDES) and not any(_same(t, z) for t in node.writes)
 
 

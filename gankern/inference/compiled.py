@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from gankern._scopes import own_random
-from gankern.inference import _convolutions, _styles
+from gankern.inference import _convolutions, _factors, _styles
 from gankern.inference._plan import Plan, Planner, restore
 from gankern.inference._record import plain, record, storage_of, tensors
 
@@ -47,8 +47,10 @@ class CompiledFunction:
         self._examples = [t.detach().clone() for t in examples]
         self._dtype, self._device = dtype, device
         self._static_output, self._cuda_graph = static_output, cuda_graph
+        self._device_type = device.type
+        self._expected = [(t.shape, t.dtype) for t in self._examples]
         self._lock = threading.Lock()
-        self.plan, self._graph = self._compile()
+        self._take(*self._compile())
 
     def _compile(self) -> tuple[Plan, Any]:
         module = _frozen_copy(self._module, self._dtype, self._device)
@@ -60,6 +62,7 @@ class CompiledFunction:
                 raise TypeError(f"compile_generator: the network must return tensors, got {type(program.outputs).__name__}")
             _styles.link(program)
             _styles.merge_products(program)
+            _factors.merge(program)
             _convolutions.fold(program)
             plan = Planner(program).plan()
             for example, buffer in zip(self._examples, plan.inputs, strict=True):
@@ -83,14 +86,25 @@ class CompiledFunction:
     def update(self) -> None:
         """Take the module's parameters and buffers as they are now."""
         with self._lock:
-            self.plan, self._graph = self._compile()
+            self._take(*self._compile())
+
+    def _take(self, plan: Plan, graph: Any) -> None:
+        self.plan, self._graph = plan, graph
+        # Which outputs can be given as they are: those that nothing else holds.
+        self._kept = [own and graph is None for own in plan.fresh]
 
     def __call__(self, *inputs: Tensor) -> Any:
         """Run on tensors of the shapes that were compiled; one call at a time."""
-        self._check(inputs)
-        with self._lock, torch.no_grad():
-            if torch.is_autocast_enabled(self._device.type):
-                with torch.autocast(self._device.type, enabled=False):
+        # Between two runs everything here has left the caches: the less of it, the better. Contexts that would change nothing
+        # are not entered.
+        if len(inputs) != len(self._expected):
+            self._check(inputs)
+        for given, (shape, dtype) in zip(inputs, self._expected, strict=True):
+            if not isinstance(given, Tensor) or given.shape != shape or given.dtype != dtype:
+                self._check(inputs)
+        with self._lock:
+            if torch.is_grad_enabled() or torch.is_autocast_enabled(self._device_type):
+                with torch.no_grad(), torch.autocast(self._device_type, enabled=False):
                     return self._run(inputs)
             return self._run(inputs)
 
@@ -101,14 +115,12 @@ class CompiledFunction:
         if self._graph is not None:
             graph, leaves = self._graph
             graph.replay()
-            fresh = [False] * len(leaves)
         else:
-            leaves, fresh = plan.run(), plan.fresh
-        results = [
-            t if self._static_output or (own and t.is_contiguous()) else _copied(t)
-            for t, own in zip(leaves, fresh, strict=True)
-        ]
-        return restore(plan.outputs, results)
+            leaves = plan.run()
+        if self._static_output:
+            return leaves[0] if plan.single else restore(plan.outputs, list(leaves))
+        results = [t if keep and t.is_contiguous() else _copied(t) for t, keep in zip(leaves, self._kept, strict=True)]
+        return results[0] if plan.single else restore(plan.outputs, results)
 
     def _check(self, inputs: Sequence[Tensor]) -> None:
         if len(inputs) != len(self._names):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from gankern import ops
 from gankern._activations import activation_funcs, in_place, passes, settings
-from gankern._dispatch import small, takes_reference
+from gankern._dispatch import Row, small, takes_reference
 from gankern.ops.bias_act.backends import FORWARD
 from gankern.ops.bias_act.reference import bias_act_reference
 
@@ -23,11 +24,25 @@ def check_act(owner: str, act: str) -> None:
         raise ValueError(f"{owner}: act must be one of {', '.join(activation_funcs)}, got {act!r}")
 
 
+# Activations that are one call of PyTorch's, and whether they take alpha.
+_ONE_STEP: dict[str, tuple[Callable[..., Tensor], bool]] = {
+    "relu": (torch.relu, False),
+    "lrelu": (F.leaky_relu, True),
+    "tanh": (torch.tanh, False),
+    "sigmoid": (torch.sigmoid, False),
+}
+_Step = tuple[Callable[..., Tensor], tuple[float, ...]]
+
+
 @lru_cache(typed=True)
-def _activation(act: Any, alpha: Any, gain: Any, clamp: Any) -> tuple[int, tuple[str, float, float, float]]:
-    """Passes over an image, and the settings with the defaults filled in. A module asks for the same at every call."""
+def _activation(act: Any, alpha: Any, gain: Any, clamp: Any) -> tuple[int, tuple[str, float, float, float], _Step | None]:
+    """Passes over an image, the settings with the defaults filled in, and the one step (function, further arguments) if it is
+    one. A module asks for the same at every call.
+    """
     act, alpha, gain, clamp = settings("bias_act", act, alpha, gain, clamp)
-    return passes(act, gain, clamp), (act, alpha, gain, clamp)
+    steps, (function, takes_alpha) = passes(act, gain, clamp), _ONE_STEP.get(act, (None, False))
+    step = (function, (alpha,) if takes_alpha else ()) if steps == 1 and function is not None else None
+    return steps, (act, alpha, gain, clamp), step
 
 
 def epilogue(
@@ -50,12 +65,14 @@ def epilogue(
     if reference:
         return bias_act_reference(x, b, dim, act, alpha, gain, clamp, **noise)
     if b is None and not noise and not torch.compiler.is_compiling():
-        steps, made = _activation(act, alpha, gain, clamp)
+        steps, made, step = _activation(act, alpha, gain, clamp)
         if steps == 0 and fresh:
             return x
         if small(x, steps):
             if steps == 1 and fresh and act in in_place and not torch.is_grad_enabled():
                 return FORWARD.rows[-1].call(in_place[act], x, made[1])  # type: ignore[no-any-return]
+            if step is not None and type(FORWARD.rows[-1]) is Row:  # as the following, where nobody counts
+                return step[0](x, *step[1])
             return FORWARD.compose(x, None, None, 1, *made)  # type: ignore[no-any-return]
     if fresh and not torch.is_grad_enabled() and not torch.compiler.is_compiling() and not takes_reference():
         return ops.bias_act_(x, b, dim, act, alpha, gain, clamp, **noise)
@@ -191,7 +208,8 @@ class Equalized(nn.Module):
         if bias is not None and self.lr_multiplier != 1:
             bias = bias * self.lr_multiplier
         weight = self.weight * self.weight_gain if self.equalized else self.weight
-        return weight.to(dtype), bias
+        # No comparison but of identity, for torch.fx traces this.
+        return weight if weight.dtype is dtype else weight.to(dtype), bias
 
     def split(self, x: Tensor, weight: Tensor, bias: Tensor) -> tuple[Tensor | None, Tensor | None]:
         """The bias as (what the convolution or product of ``x`` adds, what the epilogue adds).

@@ -14,6 +14,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 import gankern
 from gankern.bench.memory import peak
 from gankern.ops import modulated_conv2d, setup_filter, upfirdn2d
+from gankern.ops.modulated_conv2d import plan
+from gankern.ops.modulated_conv2d.factors import factors
+from gankern.ops.modulated_conv2d.plan import Way
 from gankern.testing import assert_close
 
 REFERENCE = gankern._dispatch.OPS["modulated_conv2d"].reference
@@ -143,6 +146,84 @@ def test_inference_is_one_operator() -> None:
     with Calls() as calls:
         modulated_conv2d(x, weight, styles, padding=1)
     assert calls.calls["modulated_conv2d_inference"] == 1 and calls.calls["conv2d"] == 0
+
+
+# ---- the ways of a call without gradients ----------------------------------------------------------------------------
+LAST, NCHW = torch.channels_last, torch.contiguous_format
+
+
+@pytest.mark.parametrize(
+    ("kernel", "image", "half", "of_nchw", "of_last"),
+    [
+        ((64, 64, 3, 3), (1, 64, 256, 256), False, Way(True, NCHW, 1), Way(True, LAST, 1)),
+        ((64, 64, 3, 3), (4, 64, 128, 128), False, Way(False, LAST, 1), Way(True, LAST, 1)),
+        ((64, 64, 3, 3), (4, 64, 16, 16), False, Way(False, LAST, 4), Way(False, LAST, 4)),
+        ((256, 256, 3, 3), (4, 256, 64, 64), False, Way(False, NCHW, 4), Way(False, LAST, 4)),
+        ((256, 256, 3, 3), (4, 256, 64, 64), True, Way(False, LAST, 1), Way(False, LAST, 4)),
+        ((512, 512, 3, 3), (4, 512, 16, 16), False, Way(False, NCHW, 4), Way(False, LAST, 4)),
+        ((512, 512, 3, 3), (4, 512, 4, 4), False, Way(False, NCHW, 4), Way(False, NCHW, 4)),
+        ((512, 512, 3, 3), (4, 512, 4, 4), True, Way(False, NCHW, 4), Way(False, LAST, 4)),
+        ((3, 512, 1, 1), (4, 512, 4, 4), False, Way(False, NCHW, 4), Way(False, LAST, 4)),
+        ((64, 64, 3, 3), (0, 64, 16, 16), False, Way(False, NCHW, 0), Way(False, LAST, 0)),
+    ],
+)
+def test_ways(kernel: Any, image: Any, half: bool, of_nchw: Way, of_last: Way) -> None:
+    assert plan.way(kernel, image, NCHW, half) == of_nchw
+    assert plan.way(kernel, image, LAST, half) == of_last
+
+
+@pytest.mark.parametrize("layout", [NCHW, LAST], ids=["nchw", "channels_last"])
+@pytest.mark.parametrize(
+    "way",
+    [Way(True, NCHW, 1), *(Way(False, inside, n) for inside in (NCHW, LAST) for n in (1, 3))],
+    ids=lambda way: "fold" if way.fold else f"around-{'last' if way.inside == LAST else 'nchw'}-{way.samples}",
+)
+def test_every_way_is_the_loop(way: Way, layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    if way.fold:  # turns no images
+        way = way._replace(inside=layout)
+    taken = []
+    monkeypatch.setattr(plan, "way", lambda *_: taken.append(way) or way)
+    torch.manual_seed(0)
+    f = setup_filter([1, 3, 3, 1])
+    x = torch.randn(3, 17, 8, 7, dtype=torch.float64).contiguous(memory_format=layout)
+    weight, styles, b = torch.randn(18, 17, 3, 3).double(), torch.randn(3, 17).double(), torch.randn(18).double()
+    for settings in ({}, {"demodulate": False}, {"up": 2, "f": f}, {"input_gain": torch.rand(3, 17).double()}):
+        expected = by_loop(x, weight, styles, padding=1, **settings)
+        for samples in (1, 3):
+            noise = torch.randn(samples, 1, *expected.shape[2:], dtype=torch.float64)
+            named = {{"f": "resample_filter"}.get(k, k): v for k, v in settings.items()}
+            before = x.clone()
+            y = modulated_conv2d(x, weight, styles, padding=1, noise=noise, bias=b, act="lrelu", clamp=2.0, **named)
+            assert y.is_contiguous(memory_format=layout) and torch.equal(x, before)
+            assert_close(y, (F.leaky_relu(expected + noise + b[:, None, None], 0.2) * 2**0.5).clamp(-2, 2))
+    assert len(taken) == 8
+
+
+@pytest.mark.parametrize("layout", [NCHW, LAST], ids=["nchw", "channels_last"])
+def test_large_samples_one_by_one(layout: torch.memory_format, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the plan has it for large images: what is kept for one sample is not kept for all."""
+    monkeypatch.setattr(plan, "LARGE", 1)
+    x, weight, styles = (
+        torch.randn(3, 16, 40, 40).contiguous(memory_format=layout),
+        torch.randn(16, 16, 3, 3),
+        torch.randn(3, 16),
+    )
+    assert plan.way(weight.shape, x.shape, layout, False) == Way(layout == LAST, LAST, 1)
+    assert_close(modulated_conv2d(x, weight, styles, padding=1), by_loop(x, weight, styles, padding=1))
+
+
+@pytest.mark.parametrize("shape", [(5, 70, 3, 3), (3, 65, 1, 1), (2, 7, 5, 3), (0, 4, 3, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_weight_comes_turned(shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    weight, styles = torch.randn(shape, dtype=dtype), torch.randn(2, shape[1], dtype=dtype)
+    plain, turned = (factors(weight, styles, None, True, False, last) for last in (False, True))
+    assert plain.w is weight and torch.equal(turned.w, weight)
+    assert turned.w.is_contiguous(memory_format=LAST) or not gankern.NATIVE.cpu
+    expected = (styles.square() @ weight.square().sum((2, 3)).t() + 1e-8).rsqrt()
+    for made in (plain, turned):
+        assert made.d is not None
+        assert_close(made.d, expected)
 
 
 # ---- half precision --------------------------------------------------------------------------------------------------

@@ -383,6 +383,7 @@ void stress_filtered_lrelu() {
   }
   p.flip = flag(), p.bias = maybe(c, wide(p.dtype)), p.scale = 2, p.gain = 1.5, p.negative_slope = 0.2;
   p.clamp = flag() ? -1 : 1;
+  p.factor_in = maybe(n * c, wide(p.dtype)), p.factor_out = maybe(n * c, wide(p.dtype));
   const int64_t mask = p.channels_last ? n * p.mid_h * p.mid_w * pieces(c, 4) : n * c * p.mid_h * pieces(p.mid_w, 4);
   const int64_t kind = integer(0, 2);
   if (kind == 1) {
@@ -477,12 +478,40 @@ void stress_modulated_conv2d_tail() {
   check("modulated_conv2d_tail", {{n * p.height, run}});
 }
 
+void stress_modulated_conv2d_factors() {
+  ModulatedConv2dFactorsParams p{};
+  p.samples = integer(1, 3), p.jobs = integer(1, 5);
+  std::vector<ModulatedConv2dFactorsJob> jobs;
+  int64_t width = 0, weights = 0, out = 0, tasks = 0;
+  for (int64_t k = 0; k < p.jobs; ++k) {
+    ModulatedConv2dFactorsJob job{};
+    job.demodulated = flag(), job.normalised = flag(), job.inputs = any_size(40), job.outputs = any_size(40);
+    job.styles = width, job.weights = weights, job.out = out;
+    width += job.inputs, weights += job.outputs * job.inputs;
+    job.norms = job.demodulated && flag() ? weights : -1;
+    if (job.norms >= 0) weights += job.outputs;
+    out += p.samples * job.outputs * (job.demodulated ? 1 : job.inputs);
+    tasks += pieces(job.outputs, kFactorRows);
+    jobs.push_back(job);
+  }
+  for (ModulatedConv2dFactorsJob& job : jobs) job.stride = width;
+  p.styles = static_cast<const float*>(input(p.samples * width, DType::f32));
+  p.weights = static_cast<const float*>(input(weights, DType::f32, true));
+  p.out = static_cast<float*>(output(out, DType::f32));
+  p.table = jobs.data();
+  const auto run = [&](int64_t b, int64_t e) { modulated_conv2d_factors_cpu(p, b, e); };
+  check("modulated_conv2d_factors", {{tasks, run}});
+}
+
 void stress_modulated_conv2d() {
-  if (flag()) return stress_modulated_conv2d_tail();
+  const int64_t kind = integer(0, 2);
+  if (kind == 1) return stress_modulated_conv2d_tail();
+  if (kind == 2) return stress_modulated_conv2d_factors();
   ModulatedConv2dParams p{};
   p.dtype = flag() ? DType::f32 : DType::f64;
   p.outputs = any_size(40), p.inputs = any_size(40), p.taps = any_size(16), p.channels_last = flag();
   p.w = input(p.outputs * p.inputs * p.taps, p.dtype), p.q = output(p.outputs * p.inputs, p.dtype);
+  if (!p.channels_last && flag()) p.turned = output(p.outputs * p.inputs * p.taps, p.dtype);
   check("modulated_conv2d", {{p.outputs, [&](int64_t b, int64_t e) { modulated_conv2d_squares_cpu(p, b, e); }}});
 }
 #endif

@@ -19,7 +19,11 @@ from gankern.ops.conv2d.reference import weight_gradient_composed
 from gankern.ops.conv2d.scope import weight_gradients_disabled
 from gankern.ops.modulate import relayout
 
-_aten = SimpleNamespace(convolution=torch.convolution, convolution_backward=torch.ops.aten.convolution_backward.default)
+_aten = SimpleNamespace(
+    convolution=torch.convolution,
+    convolution_backward=torch.ops.aten.convolution_backward.default,
+    slow_conv_transpose2d=torch.ops.aten.slow_conv_transpose2d.default,
+)
 
 
 # ---- what comes out: one place for the implementations and the fakes --------------------------------------------------------
@@ -115,7 +119,17 @@ def _conv_transpose2d(
     if _needs_float32(x.device, x.dtype, groups, x.shape[1], w.shape[3]):
         wide = [None if t is None else t.float() for t in (x, w, b)]
         return _aten.convolution(*wide, stride, padding, dilation, True, output_padding, groups).to(x.dtype)
-    return _aten.convolution(x, w, b, stride, padding, dilation, True, output_padding, groups)
+    function = products if configs.by_products(x, w, groups) else _aten.convolution
+    made: Tensor = function(x, w, b, stride, padding, dilation, True, output_padding, groups)
+    return made
+
+
+def products(
+    x: Tensor, w: Tensor, b: Any, stride: Any, padding: Any, dilation: Any, transposed: bool, output_padding: Any, groups: int
+) -> Tensor:
+    """A transposed convolution as a matrix product and a sum over taps, called as torch.convolution."""
+    made: Tensor = _aten.slow_conv_transpose2d(x, w, w.shape[2:], b, stride, padding, output_padding, dilation)
+    return made
 
 
 def _weight_gradient(

@@ -10,6 +10,7 @@ from torch import Tensor
 from gankern import _layout
 from gankern._activations import activation_funcs
 from gankern._dispatch import Row, Table
+from gankern._library import native_can_run
 from gankern.ops.conv2d_resample import conv2d_resample
 from gankern.ops.modulate import modulate_, relayout
 from gankern.ops.modulated_conv2d import arguments, plan
@@ -25,8 +26,14 @@ def output(
     return _layout.empty(x, (x.shape[0], weight.shape[0], *size))
 
 
-def _factors(x: Tensor, weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulate: bool) -> Factors:
-    return factors(weight, styles, input_gain, demodulate, x.dtype in (torch.bfloat16, torch.float16))
+def _factors(
+    x: Tensor, weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulate: bool, fmt: torch.memory_format
+) -> Factors:
+    return factors(weight, styles, input_gain, demodulate, _half(x), fmt == torch.channels_last)
+
+
+def _half(x: Tensor) -> bool:
+    return x.dtype in (torch.bfloat16, torch.float16)
 
 
 # ---- oneDNN or cuDNN between our passes -------------------------------------------------------------------------------------
@@ -35,30 +42,43 @@ def _aten(
     up: int, down: int, padding: Any, flip_weight: bool, act: str, alpha: float, gain: float, clamp: float,
 ) -> Tensor:  # fmt: skip
     fmt = _layout.memory_format(x)
-    w, a, d = _factors(x, weight, styles, input_gain, demodulate)
+    cpu = x.device.type == "cpu"
+    way = plan.way(weight.shape, x.shape, fmt, _half(x)) if cpu else plan.Way(False, fmt, x.shape[0])
+    w, a, d = _factors(x, weight, styles, input_gain, demodulate, way.inside)
+    w = relayout(w if way.fold else w.to(x.dtype), way.inside)
+    scratch: Tensor | None = None
+    if not way.fold:  # the same memory for all samples
+        shape = (way.samples, *x.shape[1:])
+        scratch = torch.empty(shape, dtype=x.dtype, device=x.device, memory_format=way.inside)
 
-    def convolve(images: Tensor, kernel: Tensor, layout: torch.memory_format) -> Tensor:
-        z = conv2d_resample(images, kernel.to(x.dtype, memory_format=layout), f, up, down, padding, 1, flip_weight)
-        return relayout(z, layout)
+    def convolve(own: slice) -> Tensor:
+        if scratch is None:
+            factor = a[own] if d is None else d[own].t() * a[own]
+            images, kernel = x[own], (w * factor.unsqueeze(-1).unsqueeze(-1)).to(x.dtype)
+        else:
+            images, kernel = scratch, w
+            torch.ops.gankern.modulate_into.default(x[own], a[own], None, None, "linear", 0.0, 1.0, -1.0, images)
+        return relayout(conv2d_resample(images, kernel, f, up, down, padding, 1, flip_weight), way.inside)
 
     epilogue = (act, alpha, gain, clamp)
-    cpu = x.device.type == "cpu"
-    if cpu and plan.fold(x.shape[0], w.shape, x.shape[2] * x.shape[3]):
-        kernel = w * (a if d is None else d[0, :, None] * a).unsqueeze(-1).unsqueeze(-1)
-        return _in_place(convolve(x, kernel, fmt), None, noise, b, *epilogue)
-    inside = torch.channels_last if cpu and plan.channels_last_inside(w.shape, x.shape) else fmt
-    images = torch.empty(x.shape, dtype=x.dtype, device=x.device, memory_format=inside)
-    torch.ops.gankern.modulate_into.default(x, a, None, None, "linear", 0.0, 1.0, -1.0, images)
-    z = convolve(images, w, inside)
-    if inside == fmt:
-        return _in_place(z, d, noise, b, *epilogue)
+    around = None if way.fold else d
+    whole = way.samples == x.shape[0]
+    z = convolve(slice(0, way.samples))
+    if whole and way.inside == fmt:
+        return modulate_(z, around, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
+    # Made after z, of whose memory the heap then keeps hold for the next samples.
     y = output(x, weight, styles, input_gain, demodulate, noise, b, f, up, down, padding)
-    torch.ops.gankern.modulate_into.default(z, d, noise, b, *epilogue, y)
+    if not whole and native_can_run("cpu", "modulate", y) is None:
+        torch.ops.gankern_native.modulate_advise_cpu(y)
+    for n in range(0, x.shape[0], way.samples):
+        own = slice(n, n + way.samples)
+        if n > 0:
+            z = convolve(own)
+        scale = None if around is None else around[own]
+        own_noise = noise if noise is None or noise.shape[0] == 1 else noise[own]
+        torch.ops.gankern.modulate_into.default(z, scale, own_noise, b, *epilogue, y[own])
+        del z  # before there is another
     return y
-
-
-def _in_place(z: Tensor, d: Any, noise: Any, b: Any, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
-    return modulate_(z, d, noise, b, act, alpha, gain, None if clamp < 0 else clamp)
 
 
 # ---- Triton -----------------------------------------------------------------------------------------------------------------
@@ -90,7 +110,7 @@ def _triton(
 
     y = output(x, weight, styles, input_gain, demodulate, noise, b, f, up, down, padding)
     if y.numel():
-        w, a, d = _factors(x, weight, styles, input_gain, demodulate)
+        w, a, d = _factors(x, weight, styles, input_gain, demodulate, torch.channels_last)
         kernel = (w if flip_weight else w.flip(2, 3)).to(x.dtype, memory_format=torch.channels_last)
         index = activation_funcs[act].index
         triton_kernels.modulated_conv2d_triton(

@@ -32,16 +32,20 @@ class Factors(NamedTuple):
     d: Tensor | None
 
 
-def factors(weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulate: bool, half: bool) -> Factors:
+def factors(
+    weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulate: bool, half: bool, channels_last: bool = False
+) -> Factors:
     """Of a weight [O, I, kh, kw] and styles [N, I].
 
     ``half``: keep everything in the range of half types. Demodulation undoes any factor on styles or on a row of the weight
     (with eps scaled alike), so both are normalised first: rows of norm 1, styles of root mean square 1 over the batch. The
     result does not depend on those norms, so they are constants to autograd.
+
+    ``channels_last``: the kernel is wanted so, and comes so if that costs no pass of its own.
     """
     if not demodulate:
         return Factors(weight, styles if input_gain is None else styles * input_gain, None)
-    q = _squares(weight)
+    q, weight = _squares(weight, channels_last)
     eps: Tensor | float = EPS
     if half:
         with torch.no_grad():
@@ -56,13 +60,20 @@ def factors(weight: Tensor, styles: Tensor, input_gain: Tensor | None, demodulat
     return Factors(weight, styles if input_gain is None else styles * input_gain, d)
 
 
-def _squares(weight: Tensor) -> Tensor:
-    """Sums of squares over the taps, [O, I]: our kernel, unless autograd or a tracer wants to see operators."""
+def _squares(weight: Tensor, channels_last: bool) -> tuple[Tensor, Tensor]:
+    """Sums of squares over the taps, [O, I]: our kernel, unless autograd or a tracer wants to see operators. And the weight.
+
+    Our kernel, having read a weight, can write it in the other layout.
+    """
     traced = torch.compiler.is_compiling() or _dispatch.standard() or type(weight) not in (Tensor, torch.nn.Parameter)
     differentiable = torch.is_grad_enabled() and weight.requires_grad
-    dense = weight.is_contiguous() or weight.is_contiguous(memory_format=torch.channels_last)
+    is_last = weight.is_contiguous(memory_format=torch.channels_last)
+    dense = weight.is_contiguous() or is_last
     if traced or differentiable or not dense or native_can_run("cpu", "modulated_conv2d_squares", weight) is not None:
-        return weight.square().sum((2, 3))
+        return weight.square().sum((2, 3)), weight
     q = weight.new_empty(weight.shape[:2])
-    torch.ops.gankern_native.modulated_conv2d_squares_cpu(weight, q, not weight.is_contiguous())
-    return q
+    turned = None
+    if channels_last and not is_last:
+        turned = torch.empty(weight.shape, dtype=weight.dtype, device=weight.device, memory_format=torch.channels_last)
+    torch.ops.gankern_native.modulated_conv2d_squares_cpu(weight, q, not weight.is_contiguous(), turned)
+    return q, weight if turned is None else turned
