@@ -115,7 +115,8 @@ def workers(device: str = "auto") -> Iterator[Workers]:
         yield Workers(dist.get_rank(), world, place)
     finally:
         # DistributedDataParallel holds its process group, and must not be the last to do so: it would end the group with
-        # Python's lock held and wait for gloo's threads, they for the lock (PyTorch 2.13). What was let go goes now, cycles too.
+        # Python's lock held and wait for gloo's threads, they for the lock (PyTorch 2.13). What was let go goes now, also
+        # in cycles.
         gc.collect()
         if own:
             dist.destroy_process_group()
