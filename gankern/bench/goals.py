@@ -199,31 +199,46 @@ class Reason:
         )
 
 
-_ALONE = "the layer's convolutions alone (CPU time of one thread, November 2026)"
+_ONE = "(CPU time of one thread, November 2026)"
 
 REASONS: tuple[Reason, ...] = (
     Reason(
-        "modulated_conv2d", "stylegan2_64x128_b4", "forward", "cpu", "time_over_plain_conv",
-        "40.3 ms of its 48.4 ms are the convolution (CPU time of one thread, November 2026), the rest is the pass that scales, "
-        "adds and rectifies 64 channels",
-    ),
-    Reason(
-        "modulated_conv2d", "stylegan2_64x128_b4", "backward", "cpu", "speedup_eager",
-        f"the ceiling is 1.48x: eager takes 166 ms, {_ALONE} 112 ms",
-    ),
-    Reason(
-        "path_length_step", "stylegan2_64x128_b4", "forward", "cpu", "speedup_eager",
-        f"the ceiling is 1.85x: eager takes 845 ms, {_ALONE} 457 ms; ours 661 ms",
-    ),
-    Reason(
         "modulated_conv2d", "stylegan2_64x*", "forward", "cpu", "time_over_plain_conv",
-        "in channels_last two passes around the convolution, each at the speed of a copy: without page faults 35 ms against "
-        "29.5 (CPU time of one thread, November 2026); the plans of compile_generator save one of them", "channels_last",
+        "of 34 ms the convolution takes 28 to 29 by itself and 2 to 3 more here, factors and folded weights 1, the pass that "
+        f"adds, rectifies and clamps 5 {_ONE}", "channels_last",
     ),
     Reason(
-        "modulated_conv2d", "stylegan2_256x64*|stylegan2_64x256*|stylegan2_128x128*|stylegan2_512x32_b1", "backward", "cpu",
-        "speedup_eager", "the ceiling is near: with two threads eager takes 1.08 to 1.31 times what the plain convolution and "
-        "its two gradients take by themselves (November 2026)",
+        "modulated_conv2d", "stylegan2_64x128_b4", "forward", "cpu", "time_over_plain_conv",
+        f"two passes over 16.8 MB images, which turn them to channels_last and back, beside a convolution of 28 ms {_ONE}",
+        "nchw",
+    ),
+    Reason(
+        "modulated_conv2d", "stylegan2_512x4*", "forward", "cpu", "time_over_plain_conv",
+        f"of 3.9 ms the convolution takes 2.7, the squares of 2.4 million weights 0.55, Python 0.4 {_ONE}", "nchw",
+    ),
+    Reason(
+        "modulated_conv2d", "stylegan2_512x4*", "forward", "cpu", "time_over_plain_conv",
+        f"of 4.8 ms the convolution takes 2.7, turning 1.2, the squares of 2.4 million weights 0.4, Python 0.5 {_ONE}",
+        "channels_last",
+    ),
+    Reason(
+        "penalised_step", "r3gan_32_b4|resnet_32_b4", "forward", "cpu", "time_over_plain_step",
+        "small critics: 21 % (r3gan) and 15 % (resnet) of the step is spent outside of operators, in Python and autograd "
+        f"{_ONE}",
+    ),
+    Reason(
+        "adain", "*", "forward", "cpu", "speedup_eager",
+        "on one thread 3.3 to 4.0x; some 110 us of a call are Python's and the allocator's (of 272 us for pix2pix_128x64, of "
+        f"430 for cyclegan_256x64), which a second thread does not halve {_ONE}",
+    ),
+    Reason(
+        "adain", "adain_512x32|cyclegan_256x64|pix2pix_128x64|spade_256x64", "double_backward", "cpu", "speedup_eager",
+        "the penalty itself is PyTorch's on both sides: 3.6 ms of 15.0 (adain_512x32), 1.7 of 4.1 (cyclegan_256x64), 0.9 of "
+        f"2.5 (pix2pix_128x64), as much as the kernels; on one thread 4.4x, 7.0x and 4.6x {_ONE}",
+    ),
+    Reason(
+        "bias_act", "lrelu_mapping_512", "*", "cpu", "*",
+        f"640 of 690 us are the kernel's own, of forward and backward 1.7 ms of 1.9; eager has two passes {_ONE}",
     ),
     Reason(
         "filtered_lrelu", "stylegan3_r*", "forward", "cpu", "speedup_eager",

@@ -271,6 +271,8 @@ def why(row: Row, kind: str, goal: Mapping[str, Any]) -> str:
     if goal["metric"] == "speedup_eager":
         if share and share >= 0.8:
             parts.append(f"it moves its bytes at {percent(share)} of a copy's speed: memory allows no more")
+        elif share and (reached := goal.get("value")) and reached / share < goal["must"]:
+            parts.append(f"at a copy's speed it would be {times(reached / share)}")
         if ceiling and ceiling < goal["must"]:
             parts.append(f"the ceiling is {times(ceiling)}: its convolutions alone")
     return "; ".join(part for part in parts if part)
