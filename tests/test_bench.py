@@ -422,3 +422,21 @@ def test_in_float32_rounding_at_kinks_is_held_to_eagers_own(
     assert error is not None and error > 1e-4
     assert (complaint is not None) == (verdict == "wrong"), (complaint, note)
     assert note.startswith(verdict) or verdict == "wrong"
+
+
+@pytest.mark.parametrize("second, kept", [([1.0, 1.0, 1.1], True), ([1.0, 5.0, 50.0], False)])
+def test_a_row_that_a_stall_hit_is_measured_again(second: list[float], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(timing, "PAUSE", 0.0)
+    contenders = [Contender("ours", lambda: None), Contender("eager", lambda: None), Contender("once", lambda: None)]
+    race = Race(contenders, timing.CpuClock(), Budget(0.1, 3, 3, 2), CPU)
+    for contender, times in zip(contenders, ([1.0, 2.0, 9.0], [2.0, 2.0, 8.0], [7.0]), strict=True):
+        contender.times, contender.rounds = list(times), 3 if len(times) == 3 else 0
+    race.rounds = 3
+    given = {"ours": iter(second), "eager": iter([3.0, 3.0, 3.0])}
+    monkeypatch.setattr(race.clock, "time", lambda contender: next(given[contender.name]))
+    contenders[2].failed = "not again"
+    assert race.settle()
+    assert contenders[0].times == (second if kept else [1.0, 2.0, 9.0])
+    assert contenders[1].times == ([3.0, 3.0, 3.0] if kept else [2.0, 2.0, 8.0]) and contenders[2].times == [7.0]
+    contenders[0].times = [1.0, 1.1, 1.2]
+    assert not race.settle()
