@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from interpreter_speed import skip_repeated_patches
@@ -12,6 +14,15 @@ torch.manual_seed(0)
 torch.backends.cudnn.allow_tf32 = False
 if INTERPRETED:
     skip_repeated_patches()
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """For networks and tensors that gain nothing by threads, and lose much where other processes want the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:

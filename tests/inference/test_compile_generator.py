@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import gc
 import threading
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -20,16 +19,9 @@ from gankern.inference import CompiledGenerator, _convolutions, _record, _styles
 from gankern.models import FAMILIES
 from gankern.testing.compare import compare
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CONST: dict[str, dict[str, Any]] = {"stylegan": {"noise_mode": "const"}, "stylegan2": {"noise_mode": "const"}}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks of this size gain nothing by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(family: str, ops: str = "fused", **changes: Any) -> nn.Module:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,16 +18,9 @@ from gankern.models import FAMILIES
 from gankern.ops.modulated_conv2d.factors import factors
 from gankern.testing.compare import compare
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 needs_native = pytest.mark.skipif(not gankern.NATIVE.cpu, reason="these are native kernels")
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks of this size gain nothing by threads."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def network(family: str, **changes: Any) -> nn.Module:

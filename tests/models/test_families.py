@@ -17,18 +17,11 @@ from torch.utils._pytree import tree_leaves
 from gankern import losses, models
 from gankern.models import FAMILIES, GAN, example_inputs
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 Inputs = tuple[Tensor, ...]
 NETWORKS = ("generator", "discriminator")
 NAMES = list(FAMILIES)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread() -> Iterator[None]:
-    """Networks of this size gain nothing by threads, and lose much where other processes want the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def made(name: str, ops: str = "fused", dtype: torch.dtype = torch.float64) -> GAN:
