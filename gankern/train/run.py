@@ -204,10 +204,11 @@ class Run:
                 "best": self.best,
                 "ranks": ranks,
             }
-            for path in paths or (self.checkpoint,):
-                save_checkpoint(path, self.gan, None if self.ema is None else self.ema.network.state_dict(), state)
+            # Rows first: a run killed in between has rows newer than its checkpoint, which are dropped when it goes on.
             self.losses.write()
             self.metrics.write()
+            for path in paths or (self.checkpoint,):
+                save_checkpoint(path, self.gan, None if self.ema is None else self.ema.network.state_dict(), state)
         self.team.barrier()
         return True
 

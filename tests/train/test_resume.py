@@ -16,7 +16,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from gankern.models import load_checkpoint
+from gankern.models import load_checkpoint, save_checkpoint
 from gankern.train import Settings, train
 from gankern.train.run import Run
 from gankern.train.settings import fill
@@ -260,6 +260,27 @@ def test_a_killed_run_leaves_a_checkpoint_that_can_be_resumed(tmp_path: Path) ->
     result = train(settings(tmp_path, set={"width": 8, "z_dim": 8}, ema=2.0, steps=step + 2, log_every=1, resume=True))
     assert result.step == step + 2 and [int(r["step"]) for r in result.losses] == list(range(1, step + 3))
     assert not list(tmp_path.glob(".*.tmp.*"))
+
+
+def test_a_run_killed_before_its_checkpoint_is_written_keeps_its_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = {"set": {"width": 8, "z_dim": 8}, "steps": 4, "log_every": 1, "checkpoint_every": 1}
+    saves = []
+
+    def save(path: Path, *args: Any) -> None:
+        rows = (path.parent / "losses.csv").read_text().splitlines() if saves else []
+        steps = [int(row["step"]) for row in csv.DictReader(rows)]
+        saves.append(args[-1]["step"])
+        assert steps == list(range(1, saves[-1] + 1))  # no checkpoint of a step whose row could be lost
+        save_checkpoint(path, *args)
+        if saves[-1] == 3:
+            raise KeyboardInterrupt  # as a kill between this file and the next would
+
+    monkeypatch.setattr("gankern.train.run.save_checkpoint", save)
+    with pytest.raises(KeyboardInterrupt):
+        train(settings(tmp_path, **more))
+    monkeypatch.undo()
+    result = train(settings(tmp_path, **more, resume=True))
+    assert saves == [0, 1, 2, 3] and [int(r["step"]) for r in result.losses] == [1, 2, 3, 4]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
