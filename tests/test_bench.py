@@ -223,6 +223,12 @@ def test_slow_contenders_run_seldom_but_often_enough() -> None:
     race, clock = _race({"ours": 1e-3, "eager": 0.5, "copy": 1e-3, "slow": 2.0}, Budget(0.8, 3, 60, 2))
     race.run()
     assert Counter(clock.order) == {"ours": 60, "eager": 3, "copy": 60, "slow": 2}
+    race, clock = _race({"ours": 0.1, "eager": 5.0}, Budget(0.8, 3, 60, 2, steady_rounds=9))
+    race.run()
+    assert Counter(clock.order) == {"ours": 9, "eager": 2}
+    race, clock = _race({"ours": 0.5, "eager": 5.0}, Budget(0.8, 3, 60, 2, steady_rounds=9))
+    race.run()
+    assert Counter(clock.order) == {"ours": 4, "eager": 2}
 
 
 def test_a_contender_that_fails_is_reported_and_ours_may_not() -> None:
@@ -424,6 +430,24 @@ def test_in_float32_rounding_at_kinks_is_held_to_eagers_own(
     assert note.startswith(verdict) or verdict == "wrong"
 
 
+def test_a_network_that_draws_noise_is_held_to_float64_by_all_its_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = case.Case(Row("model_step", "stylegan", "float32", "nchw", "forward"), CPU)
+    for contender in made.contenders[:2]:
+        made.seen(contender.name, contender.call())
+    sizes, errors, distance = [], [], case.distance
+
+    def watched(mine: list[torch.Tensor], theirs: list[torch.Tensor]) -> float:
+        sizes.append([x.numel() for x in mine])
+        errors.append(distance(mine, theirs))
+        return errors[-1]
+
+    monkeypatch.setattr(case, "distance", watched)
+    monkeypatch.setitem(case.AGREEMENT, ("float32", "cpu"), -1.0)
+    made.disagreement()
+    assert max(sizes[0]) == 1 and min(max(s) for s in sizes[1:]) > 1000
+    assert max(errors) < 1e-3  # with noise of its own, the float64 result is another one
+
+
 @pytest.mark.parametrize("second, kept", [([1.0, 1.0, 1.1], True), ([1.0, 5.0, 50.0], False)])
 def test_a_row_that_a_stall_hit_is_measured_again(second: list[float], kept: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(timing, "PAUSE", 0.0)
@@ -438,5 +462,9 @@ def test_a_row_that_a_stall_hit_is_measured_again(second: list[float], kept: boo
     assert race.settle()
     assert contenders[0].times == (second if kept else [1.0, 2.0, 9.0])
     assert contenders[1].times == ([3.0, 3.0, 3.0] if kept else [2.0, 2.0, 8.0]) and contenders[2].times == [7.0]
-    contenders[0].times = [1.0, 1.1, 1.2]
+    contenders[0].times, contenders[1].times = [1.0, 1.1, 1.2], [3.0, 3.0, 3.1]
     assert not race.settle()
+    # What ours is compared with must be calm as well.
+    contenders[1].times = [2.0, 3.0, 8.0]
+    given.update(ours=iter([1.3, 1.3, 1.3]), eager=iter([2.9, 3.0, 3.1]))
+    assert race.settle() and contenders[0].times == [1.3, 1.3, 1.3] and contenders[1].times == [2.9, 3.0, 3.1]

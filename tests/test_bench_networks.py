@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 import torch
 
-from gankern.bench import case, convolutions, extras, goals, networks, rows, session, timing
+from gankern.bench import case, convolutions, extras, networks, reasons, rows, session, timing
 from gankern.bench.convolutions import Convolutions
-from gankern.bench.goals import GOALS, Reason
+from gankern.bench.goals import GOALS
+from gankern.bench.reasons import Reason
 from gankern.bench.rows import Row
 from gankern.bench.timing import Budget, Contender, Race
 from gankern.models import count_flops, example_inputs
@@ -219,13 +220,15 @@ def test_dear_contenders_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reasons_of_missed_goals() -> None:
     row = Row("upfirdn2d", "up2_4x4_128", "float32", "nchw", "forward")
-    reasons = [
+    some = [
         Reason("upfirdn2d", "blur_*|up2_*", "forward", "cpu", "speedup_eager", "it is bound by memory"),
         Reason("upfirdn2d", "up2_*", "forward", "cpu", "*", "and by that", layout="channels_last"),
         Reason("upfirdn2d", "up2_*", "forward", "cuda", "*", "elsewhere"),
     ]
-    assert goals.reason(row, "cpu", "speedup_eager", reasons) == "it is bound by memory"
-    assert goals.reason(row, "cpu", "copy_share", reasons) == ""
+    assert reasons.reason(row, "cpu", "speedup_eager", some) == "it is bound by memory"
+    assert reasons.reason(row, "cpu", "copy_share", some) == ""
     known = [r for mode in rows.MODES for kind in ("cpu", "cuda") for r in rows.selections(mode, kind)]
-    for each in goals.REASONS:  # a reason that no row has would be read by nobody
-        assert any(goals.reason(r, each.kind, g.metric, [each]) for r in known for g in GOALS if g.matches(r, each.kind)), each
+    for each in reasons.REASONS:  # a reason that no row has would be read by nobody
+        assert any(reasons.reason(r, each.kind, g.metric, [each]) for r in known for g in GOALS if g.matches(r, each.kind)), (
+            each
+        )

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import mmap
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
-from gankern.bench import figures, main, pages, performance, plots, scaling
+from gankern.bench import breakdown, figures, main, pages, performance, plots, reasons, scaling
 from gankern.bench.common import BenchError
 from gankern.bench.machine import ROOT
 from gankern.bench.timing import Budget
@@ -107,12 +108,40 @@ def test_the_latest_of_two_files_counts(root: Path) -> None:
 def test_a_missed_goal_has_its_measured_reason() -> None:
     row = network_row("forward", 1.25) | {"op": "upfirdn2d", "sample": "up2_4x4_128"}
     goal = {"metric": "speedup_eager", "must": 10}
-    assert performance.why(row, "cpu", goal) == "the ceiling is 2.50x: its convolutions alone"
+    assert reasons.why(row, "cpu", goal) == "the ceiling is 2.50x: its convolutions alone"
     row["metrics"] = {"copy_share": 0.9}
-    assert performance.why(row, "cpu", goal).startswith("it moves its bytes at 90% of a copy")
-    assert performance.why(row, "cpu", {**goal, "metric": "copy_share"}) == ""
+    assert reasons.why(row, "cpu", goal).startswith("it moves its bytes at 90% of a copy")
+    assert reasons.why(row, "cpu", {**goal, "metric": "copy_share"}) == ""
     row["metrics"] = {"copy_share": 0.5, "ceiling": 12.0}
-    assert performance.why(row, "cpu", goal) == ""
+    assert reasons.why(row, "cpu", goal) == ""
+    # What the profiler saw, and how steady the row was.
+    row["breakdown"] = {"kernels": 0.6, "products": 0.0, "pytorch": 0.01, "between": 0.39, "largest": [["x", 0.6]]}
+    goal["value"] = 6.1
+    said = reasons.why(row, "cpu", goal)
+    assert said.startswith("of 1.00 s 60% gankern's kernels, 39% between operators") and "PyTorch" not in said
+    assert said.endswith("without what is between operators it would be 10.0x")
+    assert reasons.why(row, "cpu", {**goal, "metric": "copy_share"}).endswith("its kernels alone are at 83% of a copy's speed")
+    row["times"]["eager"]["iqr"] = 0.3 * row["times"]["eager"]["median"]
+    assert reasons.why(row, "cpu", goal).endswith("unsteady: the quartiles of eager are 30% of its median apart")
+    row["macs"] = 10
+    assert "at 80% of the speed of the fastest convolution" in reasons.why(row, "cpu", goal, peak=25.0)
+
+
+def test_a_breakdown_adds_up() -> None:
+    x, weight = torch.randn(2, 64, 32, 32), torch.randn(64, 64, 3, 3)
+
+    def call() -> None:
+        time.sleep(0.01)
+        torch.nn.functional.conv2d(x, weight).sin_()
+
+    start = time.perf_counter()
+    call()
+    found = breakdown.breakdown(call, median := time.perf_counter() - start)
+    assert sum(found[name] for name in breakdown.GROUPS) >= 0.99 * median and found["between"] > 0.009
+    assert found["products"] > 0 < found["pytorch"] and found["kernels"] == 0
+    assert "conv" in found["largest"][0][0] and len(found["largest"]) == 3
+    groups = {"gankern_native::adain_cpu": "kernels", "gankern::conv2d": "between", "aten::mm": "products"}
+    assert {name: breakdown.group(name) for name in groups} == groups
 
 
 def network_row(phase: str, faster: float) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any
 from gankern.bench.rows import Row
 
 
-def _fits(sample: str, patterns: str) -> bool:
+def fits(sample: str, patterns: str) -> bool:
     """Whether one of several patterns, separated by '|', is that of a sample."""
     return any(fnmatchcase(sample, pattern) for pattern in patterns.split("|"))
 
@@ -51,7 +51,7 @@ class Goal:
         return (
             self.kind == kind
             and self.direction == row.direction
-            and _fits(row.sample, self.sample)
+            and fits(row.sample, self.sample)
             and fnmatchcase(row.op, self.op)
             and fnmatchcase(row.dtype, self.dtype)
             and fnmatchcase(row.layout, self.layout)
@@ -166,103 +166,6 @@ GOALS: tuple[Goal, ...] = (
     # Forward, backward and double backward end to end, with the penalty's own passes, which are PyTorch's on both sides.
     Goal("bias_act", "*", "double_backward", "bfloat16", "channels_last", "cuda", "speedup_eager", 3.5, 4),
 )
-
-
-@dataclass(frozen=True)
-class Reason:
-    """Why a goal is not reached: what was measured, as with a profile or against a roofline, never a guess.
-
-    Attributes:
-        op, sample, direction, kind: as of a :class:`Goal`; ``sample`` may be several patterns, separated by '|'.
-        metric: of the goal, or '*'.
-        text: the reason, with its numbers.
-        layout: a pattern. Default '*'.
-    """
-
-    op: str
-    sample: str
-    direction: str
-    kind: str
-    metric: str
-    text: str
-    layout: str = "*"
-
-    def matches(self, row: Row, kind: str, metric: str) -> bool:
-        """Whether it is about this number of the row on this kind of device."""
-        return (
-            self.kind == kind
-            and _fits(row.sample, self.sample)
-            and fnmatchcase(row.op, self.op)
-            and fnmatchcase(row.direction, self.direction)
-            and fnmatchcase(row.layout, self.layout)
-            and fnmatchcase(metric, self.metric)
-        )
-
-
-_ONE = "(CPU time of one thread, November 2026)"
-
-REASONS: tuple[Reason, ...] = (
-    Reason(
-        "modulated_conv2d", "stylegan2_64x*", "forward", "cpu", "time_over_plain_conv",
-        "of 34 ms the convolution takes 28 to 29 by itself and 2 to 3 more here, factors and folded weights 1, the pass that "
-        f"adds, rectifies and clamps 5 {_ONE}", "channels_last",
-    ),
-    Reason(
-        "modulated_conv2d", "stylegan2_64x128_b4", "forward", "cpu", "time_over_plain_conv",
-        f"two passes over 16.8 MB images, which turn them to channels_last and back, beside a convolution of 28 ms {_ONE}",
-        "nchw",
-    ),
-    Reason(
-        "modulated_conv2d", "stylegan2_512x4*", "forward", "cpu", "time_over_plain_conv",
-        f"of 3.9 ms the convolution takes 2.7, the squares of 2.4 million weights 0.55, Python 0.4 {_ONE}", "nchw",
-    ),
-    Reason(
-        "modulated_conv2d", "stylegan2_512x4*", "forward", "cpu", "time_over_plain_conv",
-        f"of 4.8 ms the convolution takes 2.7, turning 1.2, the squares of 2.4 million weights 0.4, Python 0.5 {_ONE}",
-        "channels_last",
-    ),
-    Reason(
-        "penalised_step", "r3gan_32_b4|resnet_32_b4", "forward", "cpu", "time_over_plain_step",
-        "small critics: 21 % (r3gan) and 15 % (resnet) of the step is spent outside of operators, in Python and autograd "
-        f"{_ONE}",
-    ),
-    Reason(
-        "adain", "*", "forward", "cpu", "speedup_eager",
-        "on one thread 3.3 to 4.0x; some 110 us of a call are Python's and the allocator's (of 272 us for pix2pix_128x64, of "
-        f"430 for cyclegan_256x64), which a second thread does not halve {_ONE}",
-    ),
-    Reason(
-        "adain", "adain_512x32|cyclegan_256x64|pix2pix_128x64|spade_256x64", "double_backward", "cpu", "speedup_eager",
-        "the penalty itself is PyTorch's on both sides: 3.6 ms of 15.0 (adain_512x32), 1.7 of 4.1 (cyclegan_256x64), 0.9 of "
-        f"2.5 (pix2pix_128x64), as much as the kernels; on one thread 4.4x, 7.0x and 4.6x {_ONE}",
-    ),
-    Reason(
-        "bias_act", "lrelu_mapping_512", "*", "cpu", "*",
-        f"640 of 690 us are the kernel's own, of forward and backward 1.7 ms of 1.9; eager has two passes {_ONE}",
-    ),
-    Reason(
-        "filtered_lrelu", "stylegan3_r*", "forward", "cpu", "speedup_eager",
-        "eager's depthwise convolution is 1.6 times faster in channels_last than in NCHW, and the inner loop of ours, most of "
-        "its time, runs at about 80 % of the FMA peak (CPU time, November 2026): 20 times is out of reach", "channels_last",
-    ),
-    Reason(
-        "adain", "stylegan_128x256*", "double_backward", "cpu", "speedup_eager",
-        "a third to a half of the time is the penalty itself, which is PyTorch's on both sides, most of it page faults on four "
-        "fresh tensors of 67 MB; the three kernels take 75 ms of 226 to 250 (CPU time of one thread, November 2026)",
-    ),
-    Reason(
-        "upfirdn2d", "blur_4x4_256*", "forward", "cpu", "speedup_eager",
-        "of 18 ms, 11.8 are the system's, which clears the fresh output of 67 MB; the other 6 move 134 MB (CPU time of one "
-        "thread, November 2026)",
-    ),
-)  # fmt: skip
-"""What is known. A row's own numbers say more: its share of a copy, its ceiling (``performance.why``)."""
-
-
-def reason(row: Row, kind: str, metric: str, reasons: Sequence[Reason] | None = None) -> str:
-    """The measured reasons for a row's missed goal, '' where nobody has measured one."""
-    known = REASONS if reasons is None else reasons
-    return "; ".join(each.text for each in known if each.matches(row, kind, metric))
 
 
 def judge(row: Row, kind: str, metrics: Mapping[str, float | None], goals: Sequence[Goal] = GOALS) -> list[dict[str, Any]]:

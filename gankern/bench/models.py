@@ -11,7 +11,8 @@ large models, whose layers are rows of their own. Eager has double backward wher
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -198,12 +199,27 @@ def _gradients(loss: Tensor, network: nn.Module) -> Tensor:
 
 
 def norm(gradients: Sequence[Tensor | None]) -> Tensor:
-    """The norm of all gradients of a network, which is what is compared.
+    """The norm of all gradients of a network, which is what is compared; in :func:`whole_gradients` all of them in one vector.
 
     One by one they cannot be: that of a bias before a norm is rounding and nothing else, and where a rectifier or an absolute
     value is so near its kink that two roundings take two branches, a whole filter's gradient moves by a thousandth.
     """
-    return torch.linalg.vector_norm(torch.cat([g.flatten() for g in gradients if g is not None]))
+    vector = torch.cat([g.flatten() for g in gradients if g is not None])
+    return vector if _whole else torch.linalg.vector_norm(vector)
+
+
+_whole = False
+
+
+@contextmanager
+def whole_gradients() -> Iterator[None]:
+    """Within, steps return their gradients and not these' norm: of two norms that are off, the nearer one may be so by luck."""
+    global _whole
+    before, _whole = _whole, True
+    try:
+        yield
+    finally:
+        _whole = before
 
 
 def _samples() -> list[Sample]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from gankern._files import replacing, write_text
-from gankern.bench import figures, goals, plots, scaling, table
+from gankern.bench import figures, plots, reasons, scaling, table
 from gankern.bench.common import BenchError, mebibytes, percent, seconds, times
 from gankern.bench.inference import INFERENCE
 from gankern.bench.machine import ROOT
@@ -264,22 +264,9 @@ def scaled(data: Mapping[str, Any]) -> list[str]:
     return parts
 
 
-def why(row: Row, kind: str, goal: Mapping[str, Any]) -> str:
-    """Why a goal is missed, as far as it was measured: what ``goals.REASONS`` knows, and what the row's own numbers say."""
-    parts = [goals.reason(table.row_of(row), kind, goal["metric"])]
-    share, ceiling = row["metrics"].get("copy_share"), row["metrics"].get("ceiling")
-    if goal["metric"] == "speedup_eager":
-        if share and share >= 0.8:
-            parts.append(f"it moves its bytes at {percent(share)} of a copy's speed: memory allows no more")
-        elif share and (reached := goal.get("value")) and reached / share < goal["must"]:
-            parts.append(f"at a copy's speed it would be {times(reached / share)}")
-        if ceiling and ceiling < goal["must"]:
-            parts.append(f"the ceiling is {times(ceiling)}: its convolutions alone")
-    return "; ".join(part for part in parts if part)
-
-
 def judged(rows: Sequence[Row], kind: str) -> list[str]:
     """Every goal of the measured rows: verdict, and the measured reason where one is missed."""
+    peak = roof[1] if (roof := _roofline_data(rows)) else None
     lines, counts = [], dict.fromkeys(("stretch", "must", "missed", "unmeasured", _WRONG), 0)
     for row in rows:
         for goal in row["goals"]:
@@ -289,7 +276,7 @@ def judged(rows: Sequence[Row], kind: str) -> list[str]:
             sign, bound = "<=" if goal["at_most"] else ">=", goal["must"]
             value = "-" if goal["value"] is None else f"{goal['value']:.3g}"
             short = verdict in ("missed", "unmeasured")
-            reason = row["note"] if verdict == _WRONG else why(row, kind, goal) if short else ""
+            reason = row["note"] if verdict == _WRONG else reasons.why(row, kind, goal, peak) if short else ""
             name, far = f"`{row['op']}` {table.row_of(row).title}", f"{goal['stretch']:g}"
             lines.append((name, goal["metric"], f"{sign} {bound:g}", far, value, verdict, reason or " "))
     if not lines:

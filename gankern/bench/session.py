@@ -11,6 +11,7 @@ import torch
 
 from gankern._dispatch import use_backend
 from gankern.bench import goals, machine
+from gankern.bench.breakdown import breakdown
 from gankern.bench.case import COPY, EAGER, OURS, WARM_COPY, Case
 from gankern.bench.common import digits, first_line, percent, seconds, times
 from gankern.bench.networks import SPECS as NETWORKS
@@ -107,6 +108,8 @@ class Session:
                 result["memory"][contender.name] = contender.memory
         result["metrics"] = metrics(medians, case.bytes, 2 * case.copied, result["memory"])
         result["goals"] = goals.judge(row, self.device.type, result["metrics"])
+        if self.device.type == "cpu" and any(goal["verdict"] == "missed" for goal in result["goals"]) and self.mode != "smoke":
+            result["breakdown"] = breakdown(case.contenders[0].call, medians[OURS])
         if wrong is not None:
             result.update(status="wrong", note=wrong)
 

@@ -40,7 +40,8 @@ class Budget:
     """Time for one row's rounds (seconds, all contenders together) and the bounds of their number.
 
     ``slow_rounds`` is the least number of a contender that takes more than a second; ``once``: nothing is called but once
-    (ours, which is the loop, twice), and no memory metered: a look at whether everything works.
+    (ours, which is the loop, twice), and no memory metered: a look at whether everything works. ``steady_rounds`` is the least
+    number of ours, whose time beside a slow reference is short, while they take no more than ``STEADY`` seconds together.
     """
 
     seconds: float
@@ -48,6 +49,7 @@ class Budget:
     max_rounds: int
     slow_rounds: int
     once: bool = False
+    steady_rounds: int = 0
 
 
 # Slow references run min_rounds times however long they take: that is what the length of --quick comes from.
@@ -55,7 +57,7 @@ BUDGETS = {
     "quick": Budget(0.8, 3, 60, 2),
     "smoke": Budget(0.0, 1, 1, 1, once=True),
     "full": Budget(4.0, 8, 200, 5),
-    "goals": Budget(1.0, 3, 40, 2),
+    "goals": Budget(1.0, 3, 40, 2, steady_rounds=9),
 }
 
 # A whole network's row in any but a smoke run: seconds a call.
@@ -65,8 +67,10 @@ NETWORK = Budget(3.0, 3, 20, 2)
 # nothing that it would not do again, is its only round.
 ONCE = 12.0
 
-# A row whose quartiles are further apart than this share of its median is measured once more, after so many seconds.
-UNSETTLED, PAUSE = 0.5, 0.5
+# A row whose quartiles are further apart than this share of its median is measured once more, after so many seconds. (On a calm
+# machine they are 3 to 10 % apart.)
+UNSETTLED, PAUSE = 0.25, 0.5
+STEADY = 2.0
 
 # Seconds that the rounds of a whole quick run may take: with many ops every row gets less, so that 5 minutes hold.
 QUICK_TOTAL = 60.0
@@ -304,6 +308,8 @@ class Race:
             share = self.budget.seconds / (2 if contender is running[0] else 2 * (len(running) - 1))
             cost = max(self.clock.cost(contender), 1e-9)
             least = self.budget.min_rounds if cost <= 1 else self.budget.slow_rounds
+            if contender is running[0]:
+                least = max(least, min(int(STEADY / cost), self.budget.steady_rounds))
             contender.rounds = max(least, min(int(share / cost), self.budget.max_rounds))
         # Ours is the loop: nobody runs more often.
         self.rounds = running[0].rounds
@@ -331,13 +337,13 @@ class Race:
             self.ours()
 
     def settle(self) -> bool:
-        """Run all rounds once more where ours spread by more than :data:`UNSETTLED`; keep the calmer of the two, of everyone.
+        """Run all rounds once more where ours or eager spread by more than :data:`UNSETTLED`; keep the calmer run, of everyone.
 
         A machine that is shared can stall for a second, and half of a row's rounds with it. Gives whether it was done.
         """
         before = [list(c.times) for c in self.contenders]
-        first = self.contenders[0].stats()
-        if self.budget.once or first is None or first.iqr <= UNSETTLED * first.median:
+        spread = self._spread()
+        if self.budget.once or spread <= UNSETTLED:
             return False
         time.sleep(PAUSE)
         for contender in self.contenders:
@@ -345,11 +351,15 @@ class Race:
                 contender.times.clear()
         self.round = 0
         self.run()
-        again = self.contenders[0].stats()
-        if again is None or again.iqr / again.median >= first.iqr / first.median:
+        if self._spread() >= spread:
             for contender, times in zip(self.contenders, before, strict=True):
                 contender.times[:] = times
         return True
+
+    def _spread(self) -> float:
+        """Distance of the quartiles over the median: the larger one of ours and of what ours is compared with."""
+        found = [stats for contender in self.contenders[:2] if (stats := contender.stats()) is not None]
+        return max((stats.iqr / stats.median for stats in found if stats.median), default=0.0)
 
 
 def due(turn: int, wanted: int, turns: int) -> bool:
