@@ -131,13 +131,13 @@ def test_a_breakdown_adds_up() -> None:
     x, weight = torch.randn(2, 64, 32, 32), torch.randn(64, 64, 3, 3)
 
     def call() -> None:
-        time.sleep(0.01)
+        time.sleep(0.1)
         torch.nn.functional.conv2d(x, weight).sin_()
 
     start = time.perf_counter()
     call()
     found = breakdown.breakdown(call, median := time.perf_counter() - start)
-    assert sum(found[name] for name in breakdown.GROUPS) >= 0.99 * median and found["between"] > 0.009
+    assert sum(found[name] for name in breakdown.GROUPS) >= 0.99 * median and found["between"] > 0.05
     assert found["products"] > 0 < found["pytorch"] and found["kernels"] == 0
     assert "conv" in found["largest"][0][0] and len(found["largest"]) == 3
     groups = {"gankern_native::adain_cpu": "kernels", "gankern::conv2d": "between", "aten::mm": "products"}

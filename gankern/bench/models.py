@@ -40,7 +40,16 @@ _SIZES: dict[str, dict[str, Any]] = {
     "stylegan3": {"channel_base": 512, "channel_max": 32},
 }
 
-_kept: dict[str, Any] = {}
+_stores: list[dict[str, Any]] = []
+
+
+def store() -> dict[str, Any]:
+    """A place for networks that are kept for the next call; those in it change as training goes on (running means)."""
+    _stores.append({})
+    return _stores[-1]
+
+
+_kept = store()
 
 
 def small_config(name: str) -> ModelConfig:
@@ -213,13 +222,22 @@ _whole = False
 
 @contextmanager
 def whole_gradients() -> Iterator[None]:
-    """Within, steps return their gradients and not these' norm: of two norms that are off, the nearer one may be so by luck."""
+    """Within, steps return their gradients and not these' norm: of two norms that are off, the nearer one may be so by luck.
+
+    They are first steps, of networks of their own: those that are being timed stay, and as they are.
+    """
     global _whole
     before, _whole = _whole, True
+    contents = [dict(each) for each in _stores]
+    for each in _stores:
+        each.clear()
     try:
         yield
     finally:
         _whole = before
+        for each, content in zip(_stores, contents, strict=True):
+            each.clear()
+            each.update(content)
 
 
 def _samples() -> list[Sample]:

@@ -34,7 +34,7 @@ from gankern._dispatch import OpSpec
 from gankern._samples import Sample
 from gankern._scopes import own_random
 from gankern.bench.convolutions import BACKWARD, DOUBLE_BACKWARD, FORWARD, Convolutions, Passes
-from gankern.bench.models import critic_gradients, norm
+from gankern.bench.models import critic_gradients, norm, store
 from gankern.models import FAMILIES, GAN, ModelConfig, config_of, from_config
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ def fill(network: nn.Module) -> None:
                 parameter.normal_(0, fan_in**-0.5)
 
 
-_kept: dict[str, Any] = {}
+_kept = store()
 
 
 def _gan(name: str, ops: str, phase: str, like: Tensor) -> GAN:
