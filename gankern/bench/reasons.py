@@ -89,7 +89,7 @@ def why(row: Mapping[str, Any], kind: str, goal: Mapping[str, Any], peak: float 
     if of and ours:
         parts.append(breakdown.describe(of, ours))
         inside = ours - of["between"]
-        if reached and faster and of["between"] > 0.1 * ours:
+        if reached and faster and 0.1 * ours < of["between"] < ours:
             parts.append(f"without what is between operators it would be {times(reached * ours / inside)}")
         if share and goal["metric"] == "copy_share" and of["kernels"]:
             parts.append(f"its kernels alone are at {percent(share * ours / of['kernels'])} of a copy's speed")
