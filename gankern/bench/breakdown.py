@@ -62,7 +62,7 @@ def breakdown(call: Call, median: float) -> dict[str, Any]:
 
 
 def describe(found: Mapping[str, Any], median: float) -> str:
-    """A breakdown in words: 'of 225 us 63% are gankern's kernels, 35% between operators (...)'."""
+    """A breakdown in words: 'of 225 us 63% gankern's kernels, 35% between operators (...)'."""
     whole = max(median, sum(found[name] for name in GROUPS))
     shares = {name: found[name] / whole for name in GROUPS}
     parts = [f"{percent(share)} {GROUPS[name]}" for name, share in shares.items() if share >= 0.02]

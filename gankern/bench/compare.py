@@ -29,7 +29,7 @@ class Change:
     verdict: str
 
 
-def _spread(times: Mapping[str, Any], name: str) -> float:
+def spread(times: Mapping[str, Any], name: str) -> float:
     """Relative interquartile range of a contender."""
     entry = times[name]
     return entry["iqr"] / entry["median"] if entry["median"] else 0.0
@@ -41,12 +41,12 @@ def value(row: Mapping[str, Any], metric: str) -> tuple[float, float] | None:
     if row["status"] != "ok" or not times.get("ours") or not times["ours"]["median"]:
         return None
     if metric == "time":
-        return times["ours"]["median"], _spread(times, "ours")
+        return times["ours"]["median"], spread(times, "ours")
     other, name = ("eager", "speedup_eager") if metric == "speedup" else ("copy", "copy_share")
     number = row["metrics"].get(name)
     if not number or other not in times:
         return None
-    return 1 / number, math.hypot(_spread(times, "ours"), _spread(times, other))
+    return 1 / number, math.hypot(spread(times, "ours"), spread(times, other))
 
 
 def compare(old: Mapping[str, Any], new: Mapping[str, Any], metric: str = "time", tolerance: float = 0.05) -> list[Change]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gankern.bench import breakdown, table
 from gankern.bench.common import percent, times
+from gankern.bench.compare import spread
 from gankern.bench.goals import fits
 from gankern.bench.rows import Row
 from gankern.bench.timing import UNSETTLED
@@ -75,7 +76,7 @@ def why(row: Mapping[str, Any], kind: str, goal: Mapping[str, Any], peak: float 
         row: with the goal.
         kind: of its device.
         goal: judged.
-        peak: multiply-adds a second of the fastest plain convolution of the same results, times 2.
+        peak: floating-point operations a second of the fastest plain convolution in the same results.
     """
     parts, of, ours = [], row.get("breakdown"), row["times"].get("ours", {}).get("median")
     share, ceiling, reached = row["metrics"].get("copy_share"), row["metrics"].get("ceiling"), goal.get("value")
@@ -97,7 +98,6 @@ def why(row: Mapping[str, Any], kind: str, goal: Mapping[str, Any], peak: float 
     if peak and ours and row["direction"] == "forward" and (rate := flops / ours / peak) > 0.4:
         parts.append(f"it multiplies and adds at {percent(rate)} of the speed of the fastest convolution")
     for name in ("ours", "eager"):
-        if (times_of := row["times"].get(name)) and times_of["iqr"] > UNSETTLED * times_of["median"]:
-            spread = percent(times_of["iqr"] / times_of["median"])
-            parts.append(f"unsteady: the quartiles of {name} are {spread} of its median apart")
+        if name in row["times"] and (apart := spread(row["times"], name)) > UNSETTLED:
+            parts.append(f"unsteady: the quartiles of {name} are {percent(apart)} of its median apart")
     return "; ".join(part for part in (*parts, reason(table.row_of(row), kind, goal["metric"])) if part)

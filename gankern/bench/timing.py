@@ -70,6 +70,8 @@ ONCE = 12.0
 # A row whose quartiles are further apart than this share of its median is measured once more, after so many seconds. (On a calm
 # machine they are 3 to 10 % apart.)
 UNSETTLED, PAUSE = 0.25, 0.5
+
+# Seconds that the least number of rounds of ours may take (Budget.steady_rounds).
 STEADY = 2.0
 
 # Seconds that the rounds of a whole quick run may take: with many ops every row gets less, so that 5 minutes hold.
